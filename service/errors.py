@@ -1,0 +1,148 @@
+"""Every error that a client can meet, as one tree.
+
+    ServiceError
+    ├── BadRequest            400 INVALID_ARGUMENT
+    │   ├── NotAnImage        415
+    │   ├── Truncated         422
+    │   ├── TooManyPixels     413
+    │   ├── BadOption         422
+    │   └── UnknownModel      404 NOT_FOUND
+    ├── TooManyBytes          413 INVALID_ARGUMENT
+    ├── JobNotFound           404 NOT_FOUND
+    ├── NotReady              409 FAILED_PRECONDITION
+    ├── ProcessingFailed      500 INTERNAL
+    └── Unavailable           503 UNAVAILABLE
+
+One place per transport turns them into an answer: `api.rest` into RFC 9457 problem+json, `api.servicer` into
+a `google.rpc.Status`.
+"""
+
+from service.job import Problem
+
+
+class ServiceError(Exception):
+    """Base of all: `detail` says what is wrong with this request, `advice` what to do about it."""
+
+    status = 500
+    grpc_code = "INTERNAL"
+    title = "Internal error"
+    advice = "Retry; if it persists, give the operator this answer's X-Request-Id."
+
+    def __init__(self, detail: str, advice: str | None = None) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        if advice is not None:
+            self.advice = advice
+
+    @property
+    def slug(self) -> str:
+        """The error's stable name in answers and metrics, e.g. `too-many-pixels`."""
+        return "".join(f"-{c.lower()}" if c.isupper() else c for c in type(self).__name__).lstrip("-")
+
+    def problem(self) -> Problem:
+        """The same error as data: it crosses Redis and is the body of the answer."""
+        return Problem(
+            type=f"urn:omgsr:problem:{self.slug}",
+            title=self.title,
+            status=self.status,
+            grpc_code=self.grpc_code,
+            detail=self.detail,
+            advice=self.advice,
+        )
+
+
+class BadRequest(ServiceError):
+    """The request itself is wrong; sending it again cannot help."""
+
+    status, grpc_code = 400, "INVALID_ARGUMENT"
+    title = "Bad request"
+    advice = "Correct the request; GET /docs describes every field."
+
+
+class NotAnImage(BadRequest):
+    """The bytes are of no image format that is accepted."""
+
+    status = 415
+    title = "Not an image"
+    advice = "Send a PNG, JPEG, WebP, AVIF, GIF, TIFF or BMP file."
+
+
+class Truncated(BadRequest):
+    """The file begins as an image but cannot be decoded to its end."""
+
+    status = 422
+    title = "Damaged image file"
+    advice = "Open and save the image again, or check that the upload is complete."
+
+
+class TooManyPixels(BadRequest):
+    """The image, or the result asked for, has more pixels than this server allows."""
+
+    status = 413
+    title = "Too many pixels"
+    advice = "Make the image smaller, or ask for a smaller scale."
+
+
+class BadOption(BadRequest):
+    """An option (scale, strength, format, …) is out of its range."""
+
+    status = 422
+    title = "Bad option"
+
+
+class UnknownModel(BadRequest):
+    """No worker serves a variant of that name."""
+
+    status, grpc_code = 404, "NOT_FOUND"
+    title = "Unknown model"
+    advice = "GET /v1/models lists the models that are served."
+
+
+class TooManyBytes(ServiceError):
+    """The upload is larger than this server allows."""
+
+    status, grpc_code = 413, "INVALID_ARGUMENT"
+    title = "Upload too large"
+    advice = "Send a smaller file, or compress it (JPEG, WebP)."
+
+
+class JobNotFound(ServiceError):
+    """No such job, or its result has passed its time to live."""
+
+    status, grpc_code = 404, "NOT_FOUND"
+    title = "No such job"
+    advice = "Check the id; jobs and results are kept for a limited time only."
+
+
+class NotReady(ServiceError):
+    """The job has no result (yet)."""
+
+    status, grpc_code = 409, "FAILED_PRECONDITION"
+    title = "No result"
+    advice = "GET the job and wait until its state is `succeeded`."
+
+
+class ProcessingFailed(ServiceError):
+    """The worker could not make the image."""
+
+    title = "Processing failed"
+
+
+class Unavailable(ServiceError):
+    """The service cannot take or finish the request now."""
+
+    status, grpc_code = 503, "UNAVAILABLE"
+    title = "Service unavailable"
+    advice = "Retry after a short wait."
+
+
+class RequestFailed(ServiceError):
+    """A problem that another process found, raised again in this one with everything it said."""
+
+    def __init__(self, found: Problem) -> None:
+        super().__init__(found.detail, found.advice)
+        self.found = found
+
+    def problem(self) -> Problem:
+        """The problem exactly as it was found."""
+        return self.found

@@ -1,0 +1,132 @@
+"""All that crosses Redis: small frozen messages, JSON on the wire, one version number."""
+
+from enum import StrEnum
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+FORMAT_VERSION = 1
+
+ColorFix = Literal["adain", "wavelet", "none"]
+OutputFormat = Literal["png", "jpeg", "webp", "avif"]
+
+
+class Message(BaseModel):
+    """Frozen, and deaf to nothing: an unknown field is refused instead of dropped."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class JobState(StrEnum):
+    """A job is in exactly one; the last three are final."""
+
+    QUEUED = "queued"
+    RUNNING = "running"
+    SUCCEEDED = "succeeded"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def final(self) -> bool:
+        """Whether nothing can change the job any more."""
+        return self not in (JobState.QUEUED, JobState.RUNNING)
+
+
+class Problem(Message):
+    """An RFC 9457 problem: what went wrong and what to do about it."""
+
+    type: str = Field(examples=["urn:omgsr:problem:too-many-pixels"])
+    title: str
+    status: int = Field(description="HTTP status")
+    grpc_code: str = Field(description="name of the gRPC status code")
+    detail: str
+    advice: str = Field(description="what to do about it")
+
+
+class UpscaleOptions(Message):
+    """What a client may ask for."""
+
+    model: str = Field("", description="variant; empty: the server's default", max_length=100)
+    scale: float = Field(4.0, ge=1, le=8, description="the result is exactly round(scale × size)")
+    strength: float = Field(
+        1.0, ge=0, le=1.2, description="z = z_L + strength·(z_P − z_L); less is closer to the input"
+    )
+    color_fix: ColorFix | None = Field(None, description="empty: the variant's own default")
+    format: OutputFormat = "png"
+    quality: int = Field(95, ge=1, le=100, description="of JPEG, WebP and AVIF")
+    priority: int = Field(0, ge=-10, le=10, description="higher goes first")
+
+
+class Job(Message):
+    """One photo to upscale: written once by the API, read by workers. Image bytes are in the blob store."""
+
+    version: Literal[1] = FORMAT_VERSION
+    id: str
+    options: UpscaleOptions
+    width: int = Field(description="pixels, EXIF orientation applied")
+    height: int = Field(description="pixels, EXIF orientation applied")
+    input_key: str = Field(description="blob key of the file as uploaded")
+    filename: str = Field("", description="the client's name for the file, without folders")
+    client: str = "anonymous"
+    request_id: str = ""
+
+    @property
+    def output_megapixels(self) -> float:
+        """Cost of the job, in megapixels of output."""
+        return self.width * self.height * self.options.scale**2 / 1e6
+
+
+class Result(Message):
+    """Where the upscaled image lies and what it is."""
+
+    key: str = Field(description="blob key")
+    mime_type: str
+    width: int
+    height: int
+    bytes: int
+    seconds: dict[str, float] = Field(default_factory=dict, description="worker seconds by stage")
+
+
+class JobStatus(Message):
+    """A job as it stands. Times are Unix seconds on Redis's clock."""
+
+    job: Job
+    state: JobState
+    position: int | None = Field(None, description="0 is next; only while queued")
+    attempt: int = 0
+    tiles_done: int = 0
+    tiles_total: int = 0
+    created_at: float
+    started_at: float | None = None
+    finished_at: float | None = None
+    result: Result | None = None
+    error: Problem | None = None
+
+
+class Event(Message):
+    """One line of a job's history: `queued`, `progress`, then one of the final states."""
+
+    id: str = Field(description="position in the stream; resume after it")
+    kind: str
+    tiles_done: int = 0
+    tiles_total: int = 0
+
+
+class Leased(Message):
+    """A job in a worker's hands. Only this attempt may finish it (the fence)."""
+
+    job: Job
+    attempt: int
+    waited_s: float = Field(description="seconds from submit to lease, on Redis's clock")
+
+
+class VariantInfo(Message):
+    """What a worker tells about a variant that it serves."""
+
+    name: str
+    family: str
+    base: str
+    mid_timestep: int
+    native_size: int
+    license: str
+    color_fix: ColorFix

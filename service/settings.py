@@ -1,0 +1,49 @@
+"""Every setting of the service, read from the environment: `OMGSR_…`, and plain `REDIS_URL`."""
+
+from functools import cached_property
+from pathlib import Path
+
+from pydantic import AliasChoices, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+BUNDLED_MODELS = Path(__file__).parent.parent / "model" / "weights"
+
+
+class Settings(BaseSettings):
+    """One object for API, worker and supervisor; each reads what it needs."""
+
+    model_config = SettingsConfigDict(env_prefix="OMGSR_", frozen=True)
+
+    host: str = Field("127.0.0.1", description="address that REST and gRPC listen on")
+    port: int = Field(8000, description="REST port; 0 picks a free one")
+    grpc_port: int = Field(50051, description="gRPC port; 0 picks a free one")
+
+    state_dir: Path = Field(Path("var"), description="embedded server's socket and data, blobs")
+    redis_url: str | None = Field(
+        None,
+        description="redis://… or unix://…; empty: an embedded server of this service's own",
+        validation_alias=AliasChoices("REDIS_URL", "OMGSR_REDIS_URL", "redis_url"),
+    )
+    blob_url: str | None = Field(None, description="fsspec URL of the blob store; empty: a folder in the state folder")
+    namespace: str = Field("omgsr", description="prefix of every Redis key")
+
+    models: list[Path] = Field([BUNDLED_MODELS], description="variant folders, or folders that hold some")
+    default_model: str = Field("", description="served when a request names none; empty: the first one loaded")
+    device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
+    threads: int = Field(0, ge=0, description="CPU threads of the device thread; 0: torch's choice")
+    max_batch: int = Field(4, ge=1, le=64, description="largest number of ops in one batch")
+
+    max_upload_bytes: int = Field(32 * 2**20, ge=1024)
+    max_input_pixels: int = Field(16_000_000, ge=1)
+    max_output_pixels: int = Field(64_000_000, ge=1)
+
+    lease_s: float = Field(15.0, gt=0, description="a worker that is silent for so long loses its jobs")
+    max_attempts: int = Field(3, ge=1, description="deliveries before a job is failed")
+    result_ttl_s: float = Field(3600.0, gt=0, description="how long finished jobs and their files are kept")
+    drain_s: float = Field(30.0, ge=0, description="how long a stop waits for running work")
+    log_level: str = "INFO"
+
+    @cached_property
+    def blobs(self) -> str:
+        """The blob store's fsspec URL."""
+        return self.blob_url or (self.state_dir.resolve() / "blobs").as_uri()
