@@ -5,8 +5,6 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-FORMAT_VERSION = 1
-
 ColorFix = Literal["adain", "wavelet", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif"]
 
@@ -60,7 +58,7 @@ class UpscaleOptions(Message):
 class Job(Message):
     """One photo to upscale: written once by the API, read by workers. Image bytes are in the blob store."""
 
-    version: Literal[1] = FORMAT_VERSION
+    version: Literal[1] = 1
     id: str
     options: UpscaleOptions
     width: int = Field(description="pixels, EXIF orientation applied")
