@@ -85,15 +85,15 @@ def _stage(output: Size, geometry: Geometry) -> Stage:
 
 
 def tiles(height: int, width: int, tile: int, overlap: int) -> list[Box]:
-    """Tiles that cover a latent of height × width: columns outside, rows inside, the last one shifted back to the border.
+    """Tiles that cover a latent of height × width: columns outside, rows inside, the last shifted to the border.
 
     A latent of at most tile² elements and any shape is one whole (no box: an empty list). A side shorter than
-    the tile shrinks the tile to that side, as in the reference; the overlap shrinks with it.
+    the tile shrinks the tile to that side, as in the reference; an overlap that then has no room becomes half of it.
     """
     if height * width <= tile * tile:
         return []
     side = min(tile, height, width)
-    stride = side - min(overlap, side // 2) if side < tile else side - overlap
+    stride = side - (overlap if overlap < side else side // 2)
     return [Box(y, x, side) for x in _offsets(width, side, stride) for y in _offsets(height, side, stride)]
 
 

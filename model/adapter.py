@@ -1,0 +1,57 @@
+"""Adapters: the authors' PEFT folders, checked key by key and merged into the base."""
+
+from pathlib import Path
+
+from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+from peft.tuners.tuners_utils import BaseTunerLayer
+from torch import Tensor, nn
+
+from model.files import ModelFilesError, load_tensors
+
+WEIGHTS = "adapter_model.safetensors"
+VAE_NAMES = ("vae_encoder_lora_adapter", "vae_encoder_adapter")
+DENOISER_NAMES = ("unet_lora_adapter", "flux_adapter")
+
+
+def find_adapter(folder: Path, names: tuple[str, ...]) -> Path:
+    """The one subfolder of `folder` that goes by one of the authors' names. Raises ModelFilesError if there is none."""
+    found = [folder / name for name in names if (folder / name).is_dir()]
+    if len(found) != 1:
+        raise ModelFilesError(f"{folder} must hold exactly one of {', '.join(names)}; it holds {len(found)}")
+    return found[0]
+
+
+def merge(module: nn.Module, folder: Path) -> None:
+    """Add the adapter in `folder` to the weights of `module`, in place, layer by layer in float32.
+
+    Raises ModelFilesError if a key is missing or unexpected, or if a tensor's shape does not fit the base.
+    """
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelFilesError(f"{folder} is no PEFT adapter: adapter_config.json is missing")
+    tensors = load_tensors(folder / WEIGHTS)
+    adapted = get_peft_model(module, PeftConfig.from_pretrained(str(folder)))
+    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
+    set_peft_model_state_dict(adapted, tensors)
+    for layer in adapted.modules():
+        if isinstance(layer, BaseTunerLayer):
+            weight = layer.get_base_layer().weight
+            delta = layer.get_delta_weight("default")
+            weight.data = (weight.float() + delta.float()).to(weight.dtype)
+    adapted.unload()
+    module.requires_grad_(False)
+
+
+def _check(folder: Path, *, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:
+    faults = [f"missing key {key}" for key in expected if key not in found]
+    faults += [f"unexpected key {key}" for key in found if key not in expected]
+    faults += [
+        f"{key} has shape {list(found[key].shape)}, the base needs {list(tensor.shape)}"
+        for key, tensor in expected.items()
+        if key in found and found[key].shape != tensor.shape
+    ]
+    if faults:
+        more = f" (and {len(faults) - 3} more)" if len(faults) > 3 else ""
+        raise ModelFilesError(
+            f"{folder} does not fit this base: {'; '.join(faults[:3])}{more}. "
+            "Take the adapter and the base of the same release, or fetch the adapter again."
+        )

@@ -1,0 +1,57 @@
+"""The two families behind one protocol: whatever predicts from a latent at a timestep."""
+
+from dataclasses import dataclass
+from importlib import import_module
+from pathlib import Path
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+
+class Denoiser(Protocol):
+    """ε_θ or v_θ with its own one-step equation."""
+
+    latent_channels: int
+    steps: int
+    """Timesteps of the schedule: t is 0 … steps − 1."""
+
+    def __call__(self, z_l: Tensor, t: int) -> Tensor:
+        """Latents [B,C,h,w] float32 → prediction of the same shape, float32."""
+        ...
+
+    def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
+        """z_P from z_L and the prediction, any equal shapes (eq. 12, 13)."""
+        ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """How a family lies on disk."""
+
+    name: str
+    module: str
+    components: tuple[str, ...]
+    """Folders of the base that are loaded, and therefore hashed."""
+    multiple: int
+    """Pixels: image sides must be multiples of this."""
+
+    def load(
+        self, base: Path, adapter: Path | None, prompt: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+    ) -> Denoiser:
+        """The family's denoiser with its adapter merged in and its prompt in place."""
+        denoiser: Denoiser = import_module(self.module).load(base, adapter, prompt, dtype, device)
+        return denoiser
+
+
+FAMILIES = {
+    "sd": Family("sd", "model.sd", ("unet", "vae", "scheduler"), multiple=8),
+    "flux": Family("flux", "model.flux", ("transformer", "vae"), multiple=16),
+}
+
+
+def family_named(name: str) -> Family:
+    """The family `name`. Raises ValueError for a name that is none."""
+    if name not in FAMILIES:
+        raise ValueError(f"family must be one of {', '.join(FAMILIES)}, got {name!r}")
+    return FAMILIES[name]

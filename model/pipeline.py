@@ -1,0 +1,196 @@
+"""`OMGSRPipeline`: load a variant, then encode → one mid-timestep prediction → decode."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Self
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.adapter import DENOISER_NAMES, VAE_NAMES, find_adapter
+from model.family import Denoiser, family_named
+from model.plan import Geometry
+from model.prompt import load_prompt
+from model.upscale import Decode, Encode, Op, Predict, Steps, drive, predict, upscale
+from model.vae import VAE
+from model.variant import Variant, check_base, check_prompt, find_base
+
+MAX_BATCH = 4
+
+
+class OMGSRPipeline:
+    """One variant in memory. Deterministic: the posterior's mode is taken and no noise is drawn."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        denoiser: Denoiser,
+        geometry: Geometry,
+        *,
+        mid_timestep: int,
+        color_fix: str = "adain",
+        variant: Variant | None = None,
+    ) -> None:
+        if not 0 <= mid_timestep < denoiser.steps:
+            raise ValueError(f"mid_timestep must be 0 … {denoiser.steps - 1}, got {mid_timestep}")
+        if vae.latent_channels != denoiser.latent_channels:
+            raise ValueError(
+                f"the VAE has {vae.latent_channels} latent channels, the denoiser {denoiser.latent_channels}"
+            )
+        self.vae = vae
+        self.denoiser = denoiser
+        self.geometry = geometry
+        self.mid_timestep = mid_timestep
+        self.color_fix = color_fix
+        self.variant = variant
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        base_dir: str | Path,
+        *,
+        adapters: str | Path | None,
+        family: str,
+        mid_timestep: int,
+        prompt: str | Path | Tensor | dict[str, Tensor],
+        dtype: torch.dtype = torch.float32,
+        device: str | torch.device = "cpu",
+        tile: int = 64,
+        overlap: int = 32,
+        process_size: int = 512,
+        color_fix: str = "adain",
+        variant: Variant | None = None,
+    ) -> Self:
+        """Load a diffusers folder and the authors' adapter folders.
+
+        `adapters` None leaves the base as it is. `prompt`: embeddings [1,T,C], or a safetensors file with
+        `prompt_embeds` (and `pooled_prompt_embeds` for F). `tile`, `overlap` in latents, `process_size` in pixels.
+        A bare folder says nothing about its base: only `from_variant` can tell a wrong one.
+        Raises ModelFilesError for files that are missing, damaged or do not fit, ValueError for bad arguments.
+        """
+        kind, base, on = family_named(family), Path(base_dir), torch.device(device)
+        folder = None if adapters is None else Path(adapters)
+        vae = VAE.load(base, folder and find_adapter(folder, VAE_NAMES), dtype).to(on)
+        denoiser = kind.load(base, folder and find_adapter(folder, DENOISER_NAMES), load_prompt(prompt), dtype, on)
+        geometry = Geometry(process_size, tile, overlap, kind.multiple)
+        return cls(vae, denoiser, geometry, mid_timestep=mid_timestep, color_fix=color_fix, variant=variant)
+
+    @classmethod
+    def from_variant(
+        cls,
+        folder: str | Path,
+        *,
+        base_dir: str | Path | None = None,
+        dtype: torch.dtype | None = None,
+        device: str | torch.device = "cpu",
+    ) -> Self:
+        """Load a variant folder, after checking that base and prompt are the ones that variant.json names.
+
+        Raises ModelFilesError otherwise, and for files that are missing or damaged.
+        """
+        folder = Path(folder)
+        variant = Variant.read(folder)
+        base = Path(base_dir) if base_dir else find_base(folder, variant.base.id)
+        check_base(variant, base)
+        return cls.from_pretrained(
+            base,
+            adapters=folder,
+            family=variant.family,
+            mid_timestep=variant.mid_timestep,
+            prompt=check_prompt(variant, folder),
+            dtype=dtype or getattr(torch, variant.dtype),
+            device=device,
+            tile=variant.tile,
+            overlap=variant.overlap,
+            process_size=variant.process_size,
+            color_fix=variant.color_fix,
+            variant=variant,
+        )
+
+    @property
+    def device(self) -> torch.device:
+        """Where the models are."""
+        return next(self.vae.parameters()).device
+
+    @torch.no_grad()
+    def encode(self, x: Tensor) -> Tensor:
+        """[B,3,H,W] in [-1,1], already at output size → scaled latent z_L [B,C,H/8,W/8] float32 (posterior mode)."""
+        multiple = self.geometry.multiple
+        if x.shape[-1] % multiple or x.shape[-2] % multiple:
+            raise ValueError(f"sides must be multiples of {multiple} pixels, got {x.shape[-1]}×{x.shape[-2]}")
+        return self.vae.encode(x.to(self.device))
+
+    @torch.no_grad()
+    def predict(self, z_l: Tensor) -> Tensor:
+        """z_L [B,C,h,w] → z_P, same shape: one step (eq. 12, 13), tiled where the latent is larger than the tile."""
+        return self.step(z_l, self.predict_raw(z_l))
+
+    @torch.no_grad()
+    def predict_raw(self, z_l: Tensor) -> Tensor:
+        """z_L [B,C,h,w] → the denoiser's own prediction (ε or v) of the same shape, blended where tiled."""
+        images = [predict(latent, self.geometry) for latent in z_l.to(self.device)]
+        return torch.stack(drive(images, self.execute, MAX_BATCH))
+
+    def step(self, z_l: Tensor, prediction: Tensor) -> Tensor:
+        """z_P from z_L and the prediction at the mid-timestep, any equal shapes (eq. 12, 13)."""
+        return self.denoiser.step(z_l, prediction, self.mid_timestep)
+
+    @torch.no_grad()
+    def decode(self, z_p: Tensor) -> Tensor:
+        """Scaled latent [B,C,h,w] → pixels [B,3,8h,8w] float32 in [-1,1]."""
+        return self.vae.decode(z_p.to(self.device)).clamp(-1, 1)
+
+    def upscale(
+        self, pixels: Tensor, *, scale: float = 4, strength: float = 1.0, color_fix: str | None = None
+    ) -> Steps:
+        """The whole way of one image [3,h,w] in [0,1] as a generator of ops, for a caller that batches (the Engine)."""
+        return upscale(
+            pixels.to(self.device, torch.float32),
+            self.geometry,
+            self.step,
+            scale=scale,
+            strength=strength,
+            color_fix=color_fix or self.color_fix,
+        )
+
+    @torch.no_grad()
+    def execute(self, ops: Sequence[Op]) -> list[Tensor]:
+        """Run ops of equal `key` as one batch."""
+        batch = torch.stack([op.tensor for op in ops])
+        match ops[0]:
+            case Encode():
+                return list(self.vae.encode(batch))
+            case Predict():
+                return list(self.denoiser(batch, self.mid_timestep))
+            case Decode():
+                return list(self.decode(batch))
+        raise TypeError(f"no such op: {ops[0]!r}")
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        images: Sequence[Image.Image],
+        scale: float = 4,
+        strength: float = 1.0,
+        color_fix: str | None = None,
+    ) -> list[Image.Image]:
+        """Upscale pictures of any sizes, each to exactly round(scale × size).
+
+        `scale` 1 … 8, also fractions; `color_fix` 'adain', 'wavelet' or 'none', by default the variant's own.
+        Raises ValueError for an option out of its range.
+        """
+        pixels = [to_pixels(image) for image in images]
+        steps = [self.upscale(each, scale=scale, strength=strength, color_fix=color_fix) for each in pixels]
+        return [to_image(result) for result in drive(steps, self.execute, MAX_BATCH)]
+
+
+def to_pixels(image: Image.Image) -> Tensor:
+    """A picture as [3,h,w] float32 in [0,1]."""
+    return torch.from_numpy(np.array(image.convert("RGB"))).permute(2, 0, 1).float() / 255
+
+
+def to_image(pixels: Tensor) -> Image.Image:
+    """[3,h,w] in [0,1] as an 8-bit picture, rounded to the nearest level."""
+    return Image.fromarray((pixels * 255).round().byte().permute(1, 2, 0).cpu().numpy())

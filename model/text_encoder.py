@@ -1,0 +1,63 @@
+"""Embedding the fixed prompt once, with the base's own text encoders. Nothing that serves imports this module."""
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from diffusers import FluxPipeline, StableDiffusionPipeline
+from safetensors.torch import save_file
+from torch import Tensor
+from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderModel
+
+from model.files import ModelFilesError
+
+PAPER_PROMPT = "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting."
+FLUX_TEXT_TOKENS = 512
+
+
+@torch.no_grad()
+def embed_prompt(base: Path, text: str, out: Path, text_tokens: int = FLUX_TEXT_TOKENS) -> None:
+    """Embed `text` with the text encoders in the diffusers folder `base` and write it to `out` (safetensors).
+
+    CLIP for S (`text_encoder`), CLIP and T5 for F (`text_encoder_2` too, `text_tokens` long, padding unmasked as
+    FLUX was trained). Raises ModelFilesError where the encoders are not in the folder.
+    """
+    family = FluxPipeline if (base / "text_encoder_2").is_dir() else StableDiffusionPipeline
+    needed = ["tokenizer", "text_encoder"] + (["tokenizer_2", "text_encoder_2"] if family is FluxPipeline else [])
+    missing = [name for name in needed if not (base / name).is_dir()]
+    if missing:
+        raise ModelFilesError(f"{base} lacks {', '.join(missing)}: fetch the base with its text encoders")
+    tensors = _flux(base, text, text_tokens) if family is FluxPipeline else _sd(base, text)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    partial = out.with_suffix(".partial")
+    save_file({name: tensor.float().contiguous() for name, tensor in tensors.items()}, partial)
+    partial.replace(out)
+
+
+def _sd(base: Path, text: str) -> dict[str, Tensor]:
+    pipeline: Any = StableDiffusionPipeline(
+        vae=None,
+        unet=None,
+        scheduler=None,
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True),
+    )
+    embeds, _ = pipeline.encode_prompt(text, "cpu", 1, False)
+    return {"prompt_embeds": embeds}
+
+
+def _flux(base: Path, text: str, text_tokens: int) -> dict[str, Tensor]:
+    pipeline: Any = FluxPipeline(
+        vae=None,
+        transformer=None,
+        scheduler=None,
+        tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
+        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True),
+        tokenizer_2=AutoTokenizer.from_pretrained(base / "tokenizer_2"),
+        text_encoder_2=T5EncoderModel.from_pretrained(base / "text_encoder_2", use_safetensors=True),
+    )
+    embeds, pooled, _ = pipeline.encode_prompt(text, None, device="cpu", max_sequence_length=text_tokens)
+    return {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}

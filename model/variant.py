@@ -1,0 +1,141 @@
+"""A variant on disk: what makes a base and its adapters one servable model, and the check that they belong together."""
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from model.adapter import DENOISER_NAMES, VAE_NAMES, WEIGHTS, find_adapter
+from model.family import family_named
+from model.files import ModelFilesError, base_sha256, file_sha256, load_tensors
+from model.plan import Geometry
+
+FILE = "variant.json"
+PROMPT = "prompt.safetensors"
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Base(_Part):
+    """The one base that the adapters were trained on."""
+
+    id: str = Field(description="hub id, e.g. stabilityai/sd-turbo")
+    revision: str = ""
+    sha256: str = Field(description="`model.files.base_sha256` of its folder")
+
+
+class Prompt(_Part):
+    """The fixed prompt behind prompt.safetensors."""
+
+    text: str
+    sha256: str = Field(description="of prompt.safetensors")
+
+
+class Variant(_Part):
+    """The contents of variant.json."""
+
+    format: Literal[1] = 1
+    name: str = Field(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$")
+    family: Literal["sd", "flux"]
+    base: Base
+    mid_timestep: int = Field(ge=0)
+    native_size: int = Field(description="pixels: what the denoiser was trained at")
+    process_size: int = Field(description="pixels: the short side is raised to at least this")
+    tile: int = Field(description="latents")
+    overlap: int = Field(description="latents")
+    dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
+    color_fix: Literal["adain", "wavelet", "none"] = "adain"
+    prompt: Prompt
+    license: str
+
+    @classmethod
+    def read(cls, folder: Path) -> Self:
+        """Read `folder`/variant.json. Raises ModelFilesError if it is missing or not valid."""
+        path = folder / FILE
+        if not path.is_file():
+            raise ModelFilesError(f"{folder} is no variant: {FILE} is missing")
+        try:
+            return cls.model_validate(json.loads(path.read_text()))
+        except (ValidationError, json.JSONDecodeError) as error:
+            raise ModelFilesError(f"{path} is not valid: {error}") from error
+
+    def write(self, folder: Path) -> None:
+        """Write `folder`/variant.json whole or not at all."""
+        partial = folder / f"{FILE}.partial"
+        partial.write_text(self.model_dump_json(indent=2) + "\n")
+        partial.replace(folder / FILE)
+
+    @property
+    def geometry(self) -> Geometry:
+        """Sizes and tiles, for the plan."""
+        return Geometry(self.process_size, self.tile, self.overlap, family_named(self.family).multiple)
+
+
+def find_base(folder: Path, base_id: str) -> Path:
+    """The base of the variant in `folder`: its own `base/`, or `bases/<id>` beside it, shared by variants."""
+    places = [folder / "base", folder.parent / "bases" / base_id.replace("/", "--")]
+    for place in places:
+        if place.is_dir():
+            return place
+    raise ModelFilesError(
+        f"base {base_id!r} of {folder.name} is in neither {places[0]} nor {places[1]}: fetch it there"
+    )
+
+
+def check_base(variant: Variant, base: Path) -> None:
+    """Refuse a base that is not the variant's own, though its shapes may fit (ModelFilesError)."""
+    named = json.loads((base / "base.json").read_text())["id"] if (base / "base.json").is_file() else variant.base.id
+    if named != variant.base.id:
+        raise ModelFilesError(
+            f"{variant.name} belongs to base {variant.base.id!r}, but {base} is {named!r}: use its own"
+        )
+    found = base_sha256(base, family_named(variant.family).components)
+    if found != variant.base.sha256:
+        raise ModelFilesError(
+            f"{base} is not the base that {variant.name} was trained on: sha256 {found[:12]}… "
+            f"instead of {variant.base.sha256[:12]}…; fetch {variant.base.id!r} again"
+        )
+
+
+def check_prompt(variant: Variant, folder: Path) -> Path:
+    """The variant's prompt file, if it is the one that variant.json names (ModelFilesError otherwise)."""
+    path = folder / PROMPT
+    if not path.is_file() or file_sha256(path) != variant.prompt.sha256:
+        raise ModelFilesError(f"{path} is missing or changed: embed the prompt again (omgsr models embed-prompt)")
+    return path
+
+
+def find_variants(paths: Iterable[Path]) -> list[Path]:
+    """Variant folders among `paths` and one level below them, in order of name."""
+    return [folder for path in paths for folder in _variants_at(path)]
+
+
+def _variants_at(path: Path) -> Iterator[Path]:
+    if (path / FILE).is_file():
+        yield path
+    elif path.is_dir():
+        yield from sorted(child for child in path.iterdir() if (child / FILE).is_file())
+
+
+def verify_variant(folder: Path) -> list[str]:
+    """Everything that is wrong with the variant in `folder`, each with what to do; empty when it is sound."""
+    try:
+        variant = Variant.read(folder)
+    except ModelFilesError as error:
+        return [str(error)]
+    faults = []
+    for check in (
+        lambda: check_base(variant, find_base(folder, variant.base.id)),
+        lambda: check_prompt(variant, folder),
+        lambda: load_tensors(find_adapter(folder, VAE_NAMES) / WEIGHTS),
+        lambda: load_tensors(find_adapter(folder, DENOISER_NAMES) / WEIGHTS),
+    ):
+        try:
+            check()
+        except ModelFilesError as error:
+            faults.append(str(error))
+    return faults
