@@ -1,0 +1,51 @@
+# Everything a person or CI runs. `make serve` and `make test` need nothing but Python ≥ 3.11.
+PYTHON ?= python3
+# The CUDA build on a GPU node, the CPU build where your package index or wheel folder offers one.
+TORCH  ?= torch==2.13.0
+VENV   := .venv
+BIN    := $(VENV)/bin
+READY  := $(VENV)/.installed
+
+.PHONY: serve test check format lock proto clean
+
+serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
+	$(BIN)/omgsr serve --demo
+
+test: $(READY)  ## prove behaviour on real processes
+	$(BIN)/python -m pytest $(ARGS)
+
+check: $(READY)  ## format, lint, types, imports, dead code, dependencies, sizes, generated code
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+	$(BIN)/vulture
+	$(BIN)/deptry service model
+	$(BIN)/python .ci/sizes.py
+	$(BIN)/python .ci/proto.py --check
+
+format: $(READY)
+	$(BIN)/ruff format .
+	$(BIN)/ruff check --fix .
+
+proto: $(READY)  ## generate proto/omgsr/v1/*_pb2* from upscale.proto
+	$(BIN)/python .ci/proto.py
+
+# torch is not in the lock: a hash there would make pip pass over a local CPU wheel and fetch CUDA.
+lock:  ## after changing pyproject.toml; needs an installed .venv (FIND_LINKS=folder of wheels)
+	$(BIN)/uv pip compile pyproject.toml --extra dev --output-file requirements.lock \
+	  $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) --no-emit-find-links --no-emit-index-url --no-emit-package torch \
+	  --no-emit-package omgsr-serve --generate-hashes --python-version 3.11 \
+	  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --constraint .ci/torch.txt
+
+$(READY): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "OMGSR Serve needs Python 3.11 or newer; $$($(PYTHON) --version) was found. Try: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install -q --disable-pip-version-check "$(TORCH)"
+	$(BIN)/python -m pip install -q --disable-pip-version-check --require-hashes -r requirements.lock
+	$(BIN)/python -m pip install -q --disable-pip-version-check --no-deps -e .
+	@touch $@
+
+clean:
+	rm -rf $(VENV) var build *.egg-info
