@@ -1,0 +1,77 @@
+"""Reading YAML configurations into frozen, self-documenting models that refuse unknown or bad fields."""
+
+from pathlib import Path
+from typing import Self, TypeVar
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
+
+
+class Strict(BaseModel):
+    """A frozen model: an unknown field is an error, not a silent default."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Photos(Strict):
+    """Where the photographs lie and how crops are drawn from them."""
+
+    root: Path = Field(description="folder that the manifest's paths are relative to")
+    manifest: Path = Field(description="YAML list of photos with source and licence")
+    downscale: tuple[PositiveFloat, ...] = Field(
+        (1.5, 2.0, 3.0), description="Lanczos factors before cropping"
+    )
+    min_side: PositiveInt = Field(
+        default=256, description="a downscaled photo with a shorter side is dropped"
+    )
+    min_gradient: float = Field(
+        0.02, ge=0, lt=1, description="crops with less mean gradient (luma in [0,1]) are dropped"
+    )
+
+
+class Stage(Strict):
+    """One training run: how long, on what crops, and how fast."""
+
+    minutes: PositiveFloat | None = Field(
+        default=None, description="wall-clock budget, over all resumed runs"
+    )
+    steps: PositiveInt | None = Field(default=None, description="step budget; give this or minutes")
+    crop: tuple[PositiveInt, ...] = Field(description="crop sides in pixels, in equal parts of the budget")
+    batch: tuple[PositiveInt, ...] = Field(description="batch size for each crop side")
+    lr: PositiveFloat = Field(description="peak learning rate of AdamW")
+    muon_lr: PositiveFloat | None = Field(
+        None, description="peak learning rate of Muon for the hidden matrices; null: AdamW only"
+    )
+    warmup_steps: int = Field(default=100, ge=0, description="linear warm-up")
+    final_lr: float = Field(
+        0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine)"
+    )
+    ema: float = Field(
+        0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones exported"
+    )
+    bf16: bool = Field(
+        True, description="bfloat16 autocast for the networks; losses and weights stay float32"
+    )
+    save_minutes: PositiveFloat = Field(default=2.0, description="time between checkpoints")
+    log_steps: PositiveInt = Field(default=50, description="steps between progress lines")
+    seed: int = Field(
+        default=0, description="seed of crops, degradation and noise; the step number is mixed in"
+    )
+
+    @model_validator(mode="after")
+    def _one_budget_and_one_batch_per_crop(self) -> Self:
+        if (self.minutes is None) == (self.steps is None):
+            raise ValueError("give exactly one of minutes and steps")
+        if len(self.crop) != len(self.batch):
+            raise ValueError("crop and batch need the same length: one batch size for each crop side")
+        if any(side % 16 for side in self.crop):
+            raise ValueError("crop sides must be multiples of 16 (8 for the VAE, 2 for the denoiser)")
+        return self
+
+
+Config = TypeVar("Config", bound=Strict)
+
+
+def load_config(path: Path, kind: type[Config]) -> Config:
+    """Reads the YAML file at ``path`` as a ``kind``; pydantic's error names each bad field."""
+    return kind.model_validate(yaml.safe_load(path.read_text()))

@@ -1,0 +1,1 @@
+"""The terms of OMGSR's objective, one module each."""
