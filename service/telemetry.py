@@ -1,0 +1,94 @@
+"""What an operator sees: Prometheus metrics and JSON logs."""
+
+import logging
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+
+import structlog
+from prometheus_client import Counter, Gauge, Histogram
+
+from service.errors import ServiceError
+from service.job import JobStatus
+
+_SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
+
+# Label values are bounded: `model` is a served variant or empty, never a client's word.
+REQUEST_DURATION = Histogram(
+    "omgsr_request_duration_seconds",
+    "From the first byte of a request to the last of its answer (gRPC: of one image).",
+    ("transport", "model", "code"),
+    buckets=_SECONDS,
+)
+QUEUE_WAIT = Histogram("omgsr_queue_wait_seconds", "From submit to lease.", ("model",), buckets=_SECONDS)
+STAGE_DURATION = Histogram(
+    "omgsr_stage_duration_seconds", "Worker's time on one image by stage.", ("model", "stage"), buckets=_SECONDS
+)
+IMAGES = Counter("omgsr_images", "Jobs that reached a final state.", ("model", "state"))
+OUTPUT_MEGAPIXELS = Counter("omgsr_output_megapixels", "Megapixels delivered.", ("model",))
+REJECTED = Counter("omgsr_rejected", "Requests refused before they became a job.", ("reason",))
+QUEUE_DEPTH = Gauge("omgsr_queue_depth", "Jobs that wait.", ("model",))
+WORKERS_ALIVE = Gauge("omgsr_workers_alive", "Workers with a fresh heartbeat.")
+
+WAIT_STAGE = "queue_wait"
+
+
+@contextmanager
+def rejections_counted() -> Iterator[None]:
+    """Count, by its slug, the error that refuses a request."""
+    try:
+        yield
+    except ServiceError as error:
+        REJECTED.labels(error.slug).inc()
+        raise
+
+
+def record_finished(status: JobStatus) -> None:
+    """Count a job that reached its final state. Call it once a job."""
+    model = status.job.options.model
+    IMAGES.labels(model, status.state.value).inc()
+    if status.started_at is not None:
+        QUEUE_WAIT.labels(model).observe(max(0.0, status.started_at - status.created_at))
+    if status.result is None:
+        return
+    OUTPUT_MEGAPIXELS.labels(model).inc(status.result.width * status.result.height / 1e6)
+    for stage, seconds in status.result.seconds.items():
+        if stage != WAIT_STAGE:
+            STAGE_DURATION.labels(model, stage).observe(seconds)
+
+
+def record_queue(depth: Mapping[str, int], workers_alive: int) -> None:
+    """Set the gauges from what the queue says now."""
+    QUEUE_DEPTH.clear()
+    for model, waiting in depth.items():
+        QUEUE_DEPTH.labels(model).set(waiting)
+    WORKERS_ALIVE.set(workers_alive)
+
+
+def configure_logging(level: str) -> None:
+    """One JSON object a line on stderr, from our loggers and the libraries' alike."""
+    shared: list[structlog.typing.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.stdlib.add_log_level,
+        structlog.stdlib.add_logger_name,
+        structlog.stdlib.ExtraAdder(),
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[
+                structlog.stdlib.ProcessorFormatter.remove_processors_meta,
+                structlog.processors.dict_tracebacks,
+                structlog.processors.JSONRenderer(ensure_ascii=False),
+            ],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        logger_factory=structlog.stdlib.LoggerFactory(),
+        wrapper_class=structlog.stdlib.BoundLogger,
+        cache_logger_on_first_use=True,
+    )
