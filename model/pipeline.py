@@ -15,6 +15,7 @@ from model.plan import Geometry
 from model.prompt import load_prompt
 from model.upscale import Decode, Encode, Op, Predict, Steps, drive, predict, upscale
 from model.vae import VAE
+from model.variant import FILE as VARIANT_FILE
 from model.variant import Variant, check_base, check_prompt, find_base
 
 MAX_BATCH = 4
@@ -67,11 +68,13 @@ class OMGSRPipeline:
 
         `adapters` None leaves the base as it is. `prompt`: embeddings [1,T,C], or a safetensors file with
         `prompt_embeds` (and `pooled_prompt_embeds` for F). `tile`, `overlap` in latents, `process_size` in pixels.
-        A bare folder says nothing about its base: only `from_variant` can tell a wrong one.
+        A bare folder says nothing about its base; one with a variant.json does, and another base is refused.
         Raises ModelFilesError for files that are missing, damaged or do not fit, ValueError for bad arguments.
         """
         kind, base, on = family_named(family), Path(base_dir), torch.device(device)
         folder = None if adapters is None else Path(adapters)
+        if folder and (folder / VARIANT_FILE).is_file():
+            check_base(Variant.read(folder), base)
         vae = VAE.load(base, folder and find_adapter(folder, VAE_NAMES), dtype).to(on)
         denoiser = kind.load(base, folder and find_adapter(folder, DENOISER_NAMES), load_prompt(prompt), dtype, on)
         geometry = Geometry(process_size, tile, overlap, kind.multiple)
@@ -92,10 +95,8 @@ class OMGSRPipeline:
         """
         folder = Path(folder)
         variant = Variant.read(folder)
-        base = Path(base_dir) if base_dir else find_base(folder, variant.base.id)
-        check_base(variant, base)
         return cls.from_pretrained(
-            base,
+            base_dir or find_base(folder, variant.base.id),
             adapters=folder,
             family=variant.family,
             mid_timestep=variant.mid_timestep,

@@ -93,6 +93,14 @@ def test_a_base_of_equal_shapes_but_other_weights_is_refused(variant: Path) -> N
     (weights,) = (variant.parent / "bases" / "example--tiny" / "vae").glob("*.safetensors")
     save_file({key: tensor + 1 for key, tensor in load_file(weights).items()}, weights)
     refused(variant, "not the base that .* was trained on")
+    with pytest.raises(ModelFilesError, match="not the base"):
+        OMGSRPipeline.from_pretrained(
+            variant.parent / "bases" / "example--tiny",
+            adapters=variant,
+            family=Variant.read(variant).family,
+            mid_timestep=195,
+            prompt=variant / "prompt.safetensors",
+        )
     assert any("not the base" in fault for fault in verify_variant(variant))
 
 
