@@ -109,6 +109,11 @@ class Event(Message):
     tiles_done: int = 0
     tiles_total: int = 0
 
+    @property
+    def final(self) -> bool:
+        """Whether it is the job's last line."""
+        return self.kind in (JobState.SUCCEEDED, JobState.FAILED, JobState.CANCELLED)
+
 
 class Leased(Message):
     """A job in a worker's hands. Only this attempt may finish it (the fence)."""

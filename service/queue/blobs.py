@@ -1,0 +1,77 @@
+"""Where every image byte lies: one store behind an fsspec URL (a folder, a shared volume, S3).
+
+A job's files live in a folder of its own, `ID/input` and `ID/result-ATTEMPT`; keys are made here and nowhere
+else, so no client can name one.
+"""
+
+from datetime import UTC, datetime, timedelta
+from uuid import uuid4
+
+import fsspec
+
+from service.errors import JobNotFound
+
+
+def input_key(job_id: str) -> str:
+    """Where a job's file lies as it was uploaded."""
+    return f"{job_id}/input"
+
+
+def result_key(job_id: str, attempt: int) -> str:
+    """Where an attempt puts its result: a worker that comes too late overwrites nothing."""
+    return f"{job_id}/result-{attempt}"
+
+
+class BlobStore:
+    """Bytes by key. Calls block; from an event loop, make them in a thread."""
+
+    def __init__(self, url: str) -> None:
+        self._fs, root = fsspec.url_to_fs(url)
+        self._root = str(root).rstrip("/")
+        self._local = "file" in (self._fs.protocol if isinstance(self._fs.protocol, tuple) else [self._fs.protocol])
+
+    def put(self, key: str, data: bytes) -> None:
+        """Store the bytes: whoever reads the key finds all of them or none."""
+        path = self._path(key)
+        if not self._local:  # object stores show an object when it is complete
+            self._fs.pipe_file(path, data)
+            return
+        self._fs.makedirs(self._fs._parent(path), exist_ok=True)
+        unfinished = f"{path}.{uuid4().hex}.part"
+        try:
+            self._fs.pipe_file(unfinished, data)
+            self._fs.mv(unfinished, path)
+        except BaseException:
+            if self._fs.exists(unfinished):
+                self._fs.rm_file(unfinished)
+            raise
+
+    def get(self, key: str) -> bytes:
+        """The bytes, or JobNotFound when they are there no more."""
+        try:
+            return bytes(self._fs.cat_file(self._path(key)))
+        except FileNotFoundError:
+            raise JobNotFound(f"The file {key} is kept no more.") from None
+
+    def delete(self, job_id: str) -> None:
+        """Remove all files of a job; none there is no error."""
+        path = self._path(job_id)
+        if self._fs.exists(path):
+            self._fs.rm(path, recursive=True)
+
+    def jobs(self, older_than_s: float) -> set[str]:
+        """The ids of the jobs that have files here, none of them newer than so many seconds."""
+        before = datetime.now(UTC) - timedelta(seconds=older_than_s)
+        old: set[str] = set()
+        young: set[str] = set()
+        for path in self._fs.find(self._root):
+            job_id = path.removeprefix(self._root).lstrip("/").partition("/")[0]
+            try:
+                modified = self._fs.modified(path)
+            except FileNotFoundError:  # removed meanwhile
+                continue
+            (old if modified < before else young).add(job_id)
+        return old - young
+
+    def _path(self, key: str) -> str:
+        return f"{self._root}/{key}"

@@ -1,0 +1,9 @@
+-- ARGV: id, ttl → the state the job is in now, or nothing when there is no such job.
+-- A running job is cancelled at once too: its worker is fenced out and drops it when it next renews.
+local id, ttl = ARGV[1], tonumber(ARGV[2])
+local state = redis.call('HGET', job_key(id), 'state')
+if state == 'queued' or state == 'running' then
+  settle(id, 'cancelled', ttl)
+  return 'cancelled'
+end
+return state
