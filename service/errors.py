@@ -2,6 +2,7 @@
 
     ServiceError
     ├── BadRequest            400 INVALID_ARGUMENT
+    │   ├── WrongContentType  415
     │   ├── NotAnImage        415
     │   ├── Truncated         422
     │   ├── TooManyPixels     413
@@ -10,6 +11,7 @@
     ├── TooManyBytes          413 INVALID_ARGUMENT
     ├── JobNotFound           404 NOT_FOUND
     ├── NotReady              409 FAILED_PRECONDITION
+    ├── Cancelled             409 CANCELLED
     ├── ProcessingFailed      500 INTERNAL
     └── Unavailable           503 UNAVAILABLE
 
@@ -57,6 +59,14 @@ class BadRequest(ServiceError):
     status, grpc_code = 400, "INVALID_ARGUMENT"
     title = "Bad request"
     advice = "Correct the request; GET /docs describes every field."
+
+
+class WrongContentType(BadRequest):
+    """The body is of a kind that this path does not read."""
+
+    status = 415
+    title = "Wrong content type"
+    advice = "Send multipart/form-data with the file in `image`, or the file's bytes with its type, e.g. image/png."
 
 
 class NotAnImage(BadRequest):
@@ -120,6 +130,14 @@ class NotReady(ServiceError):
     status, grpc_code = 409, "FAILED_PRECONDITION"
     title = "No result"
     advice = "GET the job and wait until its state is `succeeded`."
+
+
+class Cancelled(ServiceError):
+    """The job was cancelled before it had a result."""
+
+    status, grpc_code = 409, "CANCELLED"
+    title = "Cancelled"
+    advice = "Send the photo again if it is still wanted."
 
 
 class ProcessingFailed(ServiceError):

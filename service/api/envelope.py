@@ -1,0 +1,75 @@
+"""What goes around every HTTP request: its id, its time, its line in the log, an answer for the unexpected."""
+
+import re
+import time
+import uuid
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from service.api.problems import ProblemResponse
+from service.errors import ServiceError
+from service.telemetry import REQUEST_DURATION
+
+_SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
+_QUIET = {"/livez", "/readyz", "/metrics"}
+_log = structlog.get_logger(__name__)
+
+
+class Envelope:
+    """ASGI middleware. Handlers may leave in `request.state`: `model` for the metrics, `stages` in seconds."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self.app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Pass one request on."""
+        if scope["type"] != "http":
+            await self.app(scope, receive, send)
+            return
+        exchange = _Exchange(scope, send)
+        with structlog.contextvars.bound_contextvars(request_id=exchange.id):
+            try:
+                await self.app(scope, receive, exchange.send)
+            except Exception:
+                _log.exception("unexpected error", path=scope["path"])
+                if exchange.code:  # half an answer is out: only a broken connection tells the client
+                    raise
+                answer = ProblemResponse(ServiceError("an unexpected error; it has been logged").problem())
+                await answer(scope, receive, exchange.send)
+            finally:
+                exchange.record()
+
+
+class _Exchange:
+    """One request and its answer."""
+
+    def __init__(self, scope: Scope, send: Send) -> None:
+        given = Headers(scope=scope).get("x-request-id", "")
+        self.id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
+        self.code = 0
+        self._scope, self._send = scope, send
+        self._began = time.perf_counter()
+        # A dict of the request's own: the one that comes with the scope may be shared.
+        self._state = scope["state"] = {**scope.get("state", {}), "request_id": self.id, "model": "", "stages": {}}
+
+    async def send(self, message: Message) -> None:
+        if message["type"] == "http.response.start":
+            self.code = message["status"]
+            headers = MutableHeaders(scope=message)
+            headers["X-Request-Id"] = self.id
+            headers["X-Content-Type-Options"] = "nosniff"
+            stages = {**self._state["stages"], "total": self._seconds()}
+            headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * s:.1f}" for name, s in stages.items())
+        await self._send(message)
+
+    def record(self) -> None:
+        """To the metrics and the log."""
+        path, code, seconds = self._scope["path"], self.code or 499, self._seconds()
+        REQUEST_DURATION.labels("rest", self._state["model"], code).observe(seconds)
+        log = _log.debug if path in _QUIET else _log.info
+        log("request", method=self._scope["method"], path=path, code=code, seconds=round(seconds, 4))
+
+    def _seconds(self) -> float:
+        return time.perf_counter() - self._began
