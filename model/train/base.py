@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from diffusers import AutoencoderKL, DDPMScheduler, UNet2DConditionModel
 from pydantic import Field
 from safetensors.torch import save_file
@@ -21,13 +22,12 @@ from model.train.losses.deep_feature import DeepFeatureLoss
 
 
 class VaeStage(Stage):
-    """The VAE's run and objective: L1 + ``feature`` · deep features + ``kl`` · KL."""
+    """The VAE's run and objective: L1 + ``colour`` · L1 of 8×8 means + ``feature`` · deep features + ``kl`` · KL."""
 
+    colour: float = Field(default=1.0, ge=0, description="weight of the L1 of 8×8 means, against colour shifts")
     feature: float = Field(default=1.0, ge=0, description="weight of the deep-feature distance")
     kl: float = Field(default=1e-4, ge=0, description="weight of the mean KL divergence per latent value")
-    noise: float = Field(
-        0.2, ge=0, description="most noise on the latent, in standard deviations of the latent"
-    )
+    noise: float = Field(0.2, ge=0, description="most noise on the latent, in standard deviations of the latent")
 
 
 class BaseConfig(Strict):
@@ -62,11 +62,14 @@ def vae_losses(vae: AutoencoderKL, x: Tensor, stage: VaeStage, feature: nn.Modul
         # A decoder that has seen disturbed latents forgives what the one-step prediction gets wrong.
         amount = stage.noise * torch.rand(len(x), 1, 1, 1, generator=generator) * z.detach().float().std()
         decoded = vae.decode(z + amount * torch.randn(z.shape, generator=generator)).sample
-        deep = feature(decoded, x)
+    decoded = decoded.float()
+    deep = feature(decoded, x)
     mean, logvar = posterior.mean.float(), posterior.logvar.float()
     kl = (mean.square() + logvar.exp() - 1 - logvar).mean() / 2
-    l1 = (decoded.float() - x).abs().mean()
-    return {"total": l1 + stage.feature * deep + stage.kl * kl, "l1": l1, "deep": deep, "kl": kl}
+    l1 = (decoded - x).abs().mean()
+    colour = F.avg_pool2d(decoded - x, 8).abs().mean()
+    total = l1 + stage.colour * colour + stage.feature * deep + stage.kl * kl
+    return {"total": total, "l1": l1, "colour": colour, "deep": deep, "kl": kl}
 
 
 def train_vae(config: BaseConfig, sampler: CropSampler, role: Role) -> AutoencoderKL:
@@ -135,9 +138,7 @@ def export(config: BaseConfig, vae: AutoencoderKL, unet: UNet2DConditionModel, p
 def main(path: Path, role: Role) -> None:
     """Both stages and the export; a helper process only lends its core (see ``Partner``)."""
     config = load_config(path, BaseConfig)
-    sampler = CropSampler(
-        load_photos(config.photos), config.photos.min_gradient, config.vae.seed + (role == "helper")
-    )
+    sampler = CropSampler(load_photos(config.photos), config.photos.min_gradient, config.vae.seed + (role == "helper"))
     vae = train_vae(config, sampler, role)
     unet, prompt = train_unet(config, sampler, vae, role)
     if role != "helper":

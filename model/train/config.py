@@ -18,12 +18,8 @@ class Photos(Strict):
 
     root: Path = Field(description="folder that the manifest's paths are relative to")
     manifest: Path = Field(description="YAML list of photos with source and licence")
-    downscale: tuple[PositiveFloat, ...] = Field(
-        (1.5, 2.0, 3.0), description="Lanczos factors before cropping"
-    )
-    min_side: PositiveInt = Field(
-        default=256, description="a downscaled photo with a shorter side is dropped"
-    )
+    downscale: tuple[PositiveFloat, ...] = Field((1.5, 2.0, 3.0), description="Lanczos factors before cropping")
+    min_side: PositiveInt = Field(default=256, description="a downscaled photo with a shorter side is dropped")
     min_gradient: float = Field(
         0.02, ge=0, lt=1, description="crops with less mean gradient (luma in [0,1]) are dropped"
     )
@@ -32,9 +28,7 @@ class Photos(Strict):
 class Stage(Strict):
     """One training run: how long, on what crops, and how fast."""
 
-    minutes: PositiveFloat | None = Field(
-        default=None, description="wall-clock budget, over all resumed runs"
-    )
+    minutes: PositiveFloat | None = Field(default=None, description="wall-clock budget, over all resumed runs")
     steps: PositiveInt | None = Field(default=None, description="step budget; give this or minutes")
     crop: tuple[PositiveInt, ...] = Field(description="crop sides in pixels, in equal parts of the budget")
     batch: tuple[PositiveInt, ...] = Field(description="batch size for each crop side")
@@ -43,20 +37,12 @@ class Stage(Strict):
         None, description="peak learning rate of Muon for the hidden matrices; null: AdamW only"
     )
     warmup_steps: int = Field(default=100, ge=0, description="linear warm-up")
-    final_lr: float = Field(
-        0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine)"
-    )
-    ema: float = Field(
-        0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones exported"
-    )
-    bf16: bool = Field(
-        True, description="bfloat16 autocast for the networks; losses and weights stay float32"
-    )
+    final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine)")
+    ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones exported")
+    bf16: bool = Field(True, description="bfloat16 autocast for the networks; losses and weights stay float32")
     save_minutes: PositiveFloat = Field(default=2.0, description="time between checkpoints")
     log_steps: PositiveInt = Field(default=50, description="steps between progress lines")
-    seed: int = Field(
-        default=0, description="seed of crops, degradation and noise; the step number is mixed in"
-    )
+    seed: int = Field(default=0, description="seed of crops, degradation and noise; the step number is mixed in")
 
     @model_validator(mode="after")
     def _one_budget_and_one_batch_per_crop(self) -> Self:

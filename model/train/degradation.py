@@ -27,15 +27,11 @@ class Order(Strict):
 
     blur: float = Field(default=1.0, ge=0, le=1, description="probability of the blur")
     sigma: Range = Field(default=(0.2, 3.0), description="standard deviations of the blur, in pixels")
-    resize: tuple[float, float, float] = Field(
-        default=(0.2, 0.7, 0.1), description="probability of up, down, keep"
-    )
+    resize: tuple[float, float, float] = Field(default=(0.2, 0.7, 0.1), description="probability of up, down, keep")
     scale: Range = Field(default=(0.15, 1.5), description="least and most resize factor")
     noise: Range = Field(default=(1.0, 30.0), description="σ of Gaussian noise, of 255")
     poisson: Range = Field(default=(0.05, 3.0), description="scale of Poisson noise")
-    grey: float = Field(
-        default=0.4, ge=0, le=1, description="probability that the noise is the same in all channels"
-    )
+    grey: float = Field(default=0.4, ge=0, le=1, description="probability that the noise is the same in all channels")
     jpeg: Range = Field(default=(30.0, 95.0), description="JPEG quality")
 
 

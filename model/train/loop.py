@@ -126,9 +126,7 @@ class Loop:
         self.stopped = True  # the step in flight ends first, so the saved state is whole
 
     def _save(self) -> None:
-        tensors = checkpoint.with_prefix("param", self.params) | checkpoint.with_prefix(
-            "average", self.average
-        )
+        tensors = checkpoint.with_prefix("param", self.params) | checkpoint.with_prefix("average", self.average)
         for index, optimizer in enumerate(self.optimizers):
             tensors |= checkpoint.with_prefix(f"opt{index}", checkpoint.optimizer_tensors(optimizer))
         checkpoint.save(self.path, tensors, self._meta())
@@ -142,9 +140,7 @@ class Loop:
             for key, value in checkpoint.under_prefix("param", tensors).items():
                 self.params[key].copy_(value)
         average = checkpoint.under_prefix("average", tensors)
-        self.average = {
-            key: average[key] for key in self.params
-        }  # in the order of params: a file sorts its names
+        self.average = {key: average[key] for key in self.params}  # in the order of params: a file sorts its names
         for index, optimizer in enumerate(self.optimizers):
             checkpoint.restore_optimizer(optimizer, checkpoint.under_prefix(f"opt{index}", tensors))
         self.step, self.seconds = meta["step"], meta["seconds"]

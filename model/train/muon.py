@@ -28,13 +28,11 @@ def orthogonalize(update: Tensor) -> Tensor:
 class Muon(torch.optim.Optimizer):
     """Nesterov momentum, orthogonalised; a convolution [O,I,kh,kw] is treated as the matrix [O, I·kh·kw]."""
 
-    def __init__(
-        self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01
-    ):
+    def __init__(self, params: Iterable[Tensor], lr: float, momentum: float = 0.95, weight_decay: float = 0.01):
         super().__init__(params, {"lr": lr, "momentum": momentum, "weight_decay": weight_decay})
 
     @torch.no_grad()
-    def step(self, closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]  # noqa: ARG002
+    def step(self, _closure: Callable[[], float] | None = None) -> None:  # type: ignore[override]
         """One update; a closure is not supported."""
         for group in self.param_groups:
             for param in group["params"]:

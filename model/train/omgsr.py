@@ -28,9 +28,7 @@ class Omgsr(nn.Module):
     def __init__(self, base: Path, prompt: Path, encoder_rank: int, denoiser_rank: int) -> None:
         super().__init__()
         vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).requires_grad_(False)
-        unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).requires_grad_(
-            False
-        )
+        unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).requires_grad_(False)
         scheduler = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
         self.schedule = DDPMSchedule.from_config(scheduler)
         self.vae = vae

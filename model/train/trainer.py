@@ -70,16 +70,12 @@ class Pairs:
     def batch(self, step: int, size: int, side: int) -> tuple[Tensor, Tensor]:
         """Two tensors [size,3,side,side] in [-1,1]."""
         x_h = self.sampler.batch(step, size, side)
-        first = (
-            self.sampler.seed * 1_000_003 + step
-        ) * 64  # batches are smaller than 64, so no seed comes twice
+        first = (self.sampler.seed * 1_000_003 + step) * 64  # batches are smaller than 64, so no seed comes twice
         x_l = upsample(degrade(x_h, range(first, first + size), self.degradation), self.degradation.scale)
         return x_l, x_h
 
 
-def omgsr_losses(
-    model: Omgsr, x_l: Tensor, x_h: Tensor, *, t: int, weights: Weights, feature: nn.Module
-) -> Losses:
+def omgsr_losses(model: Omgsr, x_l: Tensor, x_h: Tensor, *, t: int, weights: Weights, feature: nn.Module) -> Losses:
     """The objective on one batch of image pairs [B,3,H,W] in [-1,1]."""
     z_0 = model.encode_original(x_h)
     z_l = model.encode(x_l)
@@ -113,9 +109,7 @@ def train(config: TrainConfig, role: Role) -> tuple[Omgsr, int]:
 
     def losses_of(step: int, size: int, side: int) -> Losses:
         with torch.autocast("cpu", torch.bfloat16, enabled=config.stage.bf16):
-            return omgsr_losses(
-                model, *pairs.batch(step, size, side), t=t, weights=config.weights, feature=feature
-            )
+            return omgsr_losses(model, *pairs.batch(step, size, side), t=t, weights=config.weights, feature=feature)
 
     params = model.adapters()
     assign(params, Loop("omgsr", config.stage, config.run, params, role).run(losses_of))

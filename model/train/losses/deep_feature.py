@@ -59,9 +59,7 @@ class MobileNetV2Maps(nn.Module):
         self.register_buffer("std", torch.tensor(IMAGENET_STD).view(1, 3, 1, 1))
         # weights_only: the file is a pickle from elsewhere, and only tensors may come out of it.
         state = torch.load(weights, map_location="cpu", weights_only=True)
-        self.load_state_dict(
-            {name: t for name, t in state.items() if name in self.state_dict()}, strict=False
-        )
+        self.load_state_dict({name: t for name, t in state.items() if name in self.state_dict()}, strict=False)
         self.eval().requires_grad_(False)
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -85,8 +83,11 @@ class DeepFeatureLoss(nn.Module):
 
     def __init__(self, weights: Path | None = None) -> None:
         super().__init__()
+        # Channels last and float32 are the fastest form of depthwise convolutions on a CPU, by a factor of 2 to 3.
         self.maps = MobileNetV2Maps(weights or installed_weights())
+        self.maps.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def forward(self, restored: Tensor, original: Tensor) -> Tensor:
         """Scalar, 0…2."""
-        return feature_distance(self.maps, restored, original).mean()
+        with torch.autocast(restored.device.type, enabled=False):
+            return feature_distance(self.maps, restored.float(), original).mean()
