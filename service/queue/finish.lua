@@ -6,5 +6,6 @@ end
 if not held(id, attempt) then
   return 0
 end
+redis.call('HSET', job_key(id), 'tiles_done', redis.call('HGET', job_key(id), 'tiles_total'))
 settle(id, 'succeeded', ttl, 'result', result)
 return 1

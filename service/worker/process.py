@@ -1,0 +1,218 @@
+"""A worker process: leases jobs, feeds the device thread, puts results away, and leaves in good order."""
+
+import asyncio
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Awaitable, Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import TypeVar
+from uuid import uuid4
+
+import structlog
+
+from model.pipeline import OMGSRPipeline
+from service.errors import ProcessingFailed, ServiceError, Unavailable
+from service.job import Leased
+from service.queue.blobs import BlobStore
+from service.queue.queue import Queue
+from service.settings import Settings
+from service.telemetry import configure_logging
+from service.worker.engine import Engine
+from service.worker.imaging import ImageWork
+from service.worker.progress import Progress
+from service.worker.variants import info, load_variants
+
+QUEUE_PAUSE_S = 0.5
+RECLAIM_S = 1.0
+SWEEP_S = 60.0
+
+_log = structlog.get_logger(__name__)
+T = TypeVar("T")
+
+
+class Worker:
+    """Serves all its variants from one device. `run` returns when it was told to stop and has drained."""
+
+    def __init__(self, settings: Settings, queue: Queue, pipes: dict[str, OMGSRPipeline]) -> None:
+        self.name = f"{socket.gethostname()}-{os.getpid()}-{uuid4().hex[:6]}"
+        self._settings = settings
+        self._queue = queue
+        self._variants = [info(pipe) for pipe in pipes.values()]
+        self._blobs = BlobStore(settings.blobs)
+        self._engine = Engine(pipes, settings.max_batch)
+        self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2), thread_name_prefix="files")
+        self._work = ImageWork(settings, pipes, self._blobs, self._engine, self._pool)
+        self._jobs: dict[str, tuple[Leased, asyncio.Task[None]]] = {}
+        self._freed = asyncio.Event()
+        self._seen = "0"
+
+    async def run(self, stop: asyncio.Event) -> None:
+        """Work until `stop` is set, then drain."""
+        beat = self._settings.lease_s / 3
+        await self._insist(self._register)
+        taking = asyncio.create_task(self._every(0, self._take))
+        others = [
+            asyncio.create_task(self._device()),
+            asyncio.create_task(self._every(beat, self._register)),
+            asyncio.create_task(self._every(beat, self._renew)),
+            asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
+            asyncio.create_task(self._every(SWEEP_S, self._sweep)),
+        ]
+        stopping = asyncio.create_task(stop.wait())
+        _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
+        ended, _ = await asyncio.wait([stopping, taking, *others], return_when=asyncio.FIRST_COMPLETED)
+        taking.cancel()
+        await self._drain()
+        for task in (stopping, *others):
+            task.cancel()
+        await asyncio.gather(taking, stopping, *others, return_exceptions=True)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        for task in ended - {stopping}:  # a loop ends by a fault only
+            task.result()
+
+    # What it does again and again ---------------------------------------------------------------------------------
+
+    async def _register(self) -> None:
+        await self._queue.register(self.name, self._variants, self._settings.lease_s)
+
+    async def _take(self) -> None:
+        """Lease about two batches ahead: enough to fill the next one, few to lose."""
+        room = 2 * self._settings.max_batch - len(self._jobs)
+        if room <= 0:
+            self._freed.clear()
+            await self._freed.wait()
+            return
+        names = [variant.name for variant in self._variants]
+        leased = await self._queue.lease(names, self.name, room)
+        for each in leased:
+            self._start(each)
+        if not leased:
+            self._seen = await self._queue.arrival(self._seen)
+
+    def _start(self, leased: Leased) -> None:
+        # A job that was lost and comes back while its old attempt still winds up here replaces that attempt.
+        if leased.job.id in self._jobs:
+            self._jobs[leased.job.id][1].cancel()
+        task = asyncio.create_task(self._process(leased))
+        self._jobs[leased.job.id] = (leased, task)
+        task.add_done_callback(lambda _: self._forget(leased))
+
+    def _forget(self, leased: Leased) -> None:
+        if self._jobs.get(leased.job.id, (None,))[0] is leased:
+            del self._jobs[leased.job.id]
+        self._freed.set()
+
+    async def _renew(self) -> None:
+        held = {job_id: leased.attempt for job_id, (leased, _) in self._jobs.items()}
+        if not held:
+            return
+        still = await self._queue.renew(held)
+        for job_id in held.keys() - still:
+            leased, task = self._jobs.get(job_id, (None, None))
+            if leased and task and leased.attempt == held[job_id]:
+                _log.info("job dropped: cancelled, or lost to another worker", job=job_id, attempt=leased.attempt)
+                task.cancel()
+
+    async def _reclaim(self) -> None:
+        if count := await self._queue.reclaim():
+            _log.warning("jobs of silent workers taken back", count=count)
+
+    async def _sweep(self) -> None:
+        """Remove the files of jobs that are no more. Young files stay: their job may be about to be submitted."""
+        old = await asyncio.to_thread(self._blobs.jobs, self._settings.result_ttl_s)
+        for job_id in old - await self._queue.exists(old):
+            await asyncio.to_thread(self._blobs.delete, job_id)
+
+    async def _device(self) -> None:
+        """The device thread, as a task that ends with it."""
+        ended: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                self._engine.run()
+                ended.set_result(None)
+            except BaseException as error:  # noqa: BLE001 — told to the event loop, which ends the worker
+                ended.set_exception(error)
+
+        threading.Thread(target=run, name="device", daemon=True).start()
+        await asyncio.shield(asyncio.wrap_future(ended))
+
+    # One job --------------------------------------------------------------------------------------------------------
+
+    async def _process(self, leased: Leased) -> None:
+        job = leased.job
+        structlog.contextvars.bind_contextvars(request_id=job.request_id, job=job.id, attempt=leased.attempt)
+        began = time.monotonic()
+
+        async def tell(tiles_done: int) -> None:
+            await self._insist(lambda: self._queue.progress(job.id, leased.attempt, tiles_done, self._work.tiles(job)))
+
+        try:
+            await tell(0)
+            result = await self._work.upscale(leased, Progress(tell).tell)
+        except Exception as error:  # noqa: BLE001 — the job's fate, not the worker's
+            await self._fail(leased, error)
+            return
+        kept = await self._insist(lambda: self._queue.finish(job.id, leased.attempt, result))
+        _log.info("image done" if kept else "image came too late", seconds=round(time.monotonic() - began, 3))
+
+    async def _fail(self, leased: Leased, error: Exception) -> None:
+        retry = isinstance(error, Unavailable | OSError)
+        if isinstance(error, ServiceError):
+            problem = error.problem()
+            _log.warning("image failed", error=error.detail)
+        else:
+            problem = ProcessingFailed("The worker could not make this image; its log has the cause.").problem()
+            _log.error("image failed", exc_info=error)
+        await self._insist(lambda: self._queue.fail(leased.job.id, leased.attempt, problem, retry=retry))
+
+    # The end --------------------------------------------------------------------------------------------------------
+
+    async def _drain(self) -> None:
+        """Finish what runs within the time given; give back what does not get done."""
+        tasks = [task for _, task in self._jobs.values()]
+        _log.info("draining", jobs=len(tasks))
+        if tasks:
+            await asyncio.wait(tasks, timeout=self._settings.drain_s)
+        left = list(self._jobs.values())
+        for leased, task in left:
+            task.cancel()
+            await self._queue.release(leased.job.id, leased.attempt)
+        self._engine.stop()
+        await self._queue.register(self.name, [], 0)
+
+    # ----------------------------------------------------------------------------------------------------------------
+
+    async def _every(self, pause: float, step: Callable[[], Awaitable[None]]) -> None:
+        while True:
+            try:
+                await step()
+                await asyncio.sleep(pause)
+            except Unavailable as error:
+                _log.warning("queue unreachable", detail=error.detail)
+                await asyncio.sleep(max(pause, QUEUE_PAUSE_S))
+
+    async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
+        """Call until the queue answers; a result must not be lost to a short outage."""
+        while True:
+            try:
+                return await call()
+            except Unavailable:
+                await asyncio.sleep(QUEUE_PAUSE_S)
+
+
+def run_worker(settings: Settings) -> None:
+    """Load all variants, then work until SIGTERM or Ctrl-C."""
+    configure_logging(settings.log_level)
+    asyncio.run(_serve(settings, load_variants(settings)))
+
+
+async def _serve(settings: Settings, pipes: dict[str, OMGSRPipeline]) -> None:
+    stop = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    async with Queue.of(settings) as queue:
+        await Worker(settings, queue, pipes).run(stop)
