@@ -142,7 +142,7 @@ def check_side(file_format: OutputFormat, width: int, height: int) -> None:
     """Refuse a result that its file format cannot hold."""
     if max(width, height) > LONGEST_SIDE[file_format]:
         raise BadOption(
-            f"the result would be {width}×{height} pixels; {file_format} holds {LONGEST_SIDE[file_format]} on a side",
+            f"The result would be {width}×{height} pixels; {file_format} holds {LONGEST_SIDE[file_format]} on a side.",
             "Ask for format=png, or for a smaller scale.",
         )
 
@@ -162,17 +162,19 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
         raise
     except UnidentifiedImageError as error:
         if data.startswith(_SIGNATURES, 4 if data[4:8] == b"ftyp" else 0):
-            raise Truncated("the file begins as an image, but its header is cut short or damaged") from error
-        raise NotAnImage(f"the {len(data):,} bytes received do not begin as an image of any accepted format") from error
+            raise Truncated("The file begins as an image, but its header is cut short or damaged.") from error
+        raise NotAnImage(
+            f"The {len(data):,} bytes received do not begin as an image of any accepted format."
+        ) from error
     except Image.DecompressionBombError as error:
-        raise TooManyPixels(f"the image has far more pixels than the {max_pixels:,} that this server takes") from error
+        raise TooManyPixels(f"The image has far more pixels than the {max_pixels:,} that this server takes.") from error
     except Exception as error:
-        raise Truncated("the file begins as an image, but it is cut short or damaged") from error
+        raise Truncated("The file begins as an image, but it is cut short or damaged.") from error
 
 
 def _refuse_too_many(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
-        raise TooManyPixels(f"the image is {width}×{height} pixels; this server takes at most {max_pixels:,} in all")
+        raise TooManyPixels(f"The image is {width}×{height} pixels; this server takes at most {max_pixels:,} in all.")
 
 
 def _exif(image: Image.Image) -> tuple[int, bytes | None]:
@@ -286,7 +288,7 @@ def _like(image: Image.Image, pixels: Image.Image) -> Image.Image:
 
 def _refuse_deep_samples(image: Image.Image) -> None:
     if image.mode in ("I", "F"):
-        raise NotAnImage("the image has 32-bit or signed samples", "Save it with 8 or 16 bits per channel.")
+        raise NotAnImage("The image has 32-bit or signed samples.", "Save it with 8 or 16 bits per channel.")
 
 
 def _on_white(picture: Picture) -> Pixels:

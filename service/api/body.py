@@ -35,7 +35,7 @@ async def read_upload(request: Request, max_bytes: int) -> Upload:
     if kind == "multipart/form-data":
         return await _multipart(request, max_bytes)
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
-        raise WrongContentType(f"the request's Content-Type is {kind or 'missing'!r}")
+        raise WrongContentType(f"The request's Content-Type is {kind or 'missing'!r}.")
     data = b"".join([chunk async for chunk in _limited(request, max_bytes, max_bytes)])
     return _checked(data, "", request.query_params.multi_items(), max_bytes)
 
@@ -47,13 +47,13 @@ async def _multipart(request: Request, max_bytes: int) -> Upload:
         form = await parser.parse()
     except MultiPartException as error:
         raise BadRequest(
-            f"the multipart form cannot be read: {error.message}",
+            f"The multipart form cannot be read: {error.message}.",
             f"Send one file in the field `image` and at most {MAX_FIELDS} short option fields.",
         ) from error
     try:
         image = form.get("image")
         if not isinstance(image, UploadFile):
-            raise BadRequest("the form has no file in the field `image`", "Send it as curl does: -F image=@photo.jpg")
+            raise BadRequest("The form has no file in the field `image`.", "Send it as curl does: -F image=@photo.jpg")
         data = await image.read(max_bytes + 1)
     finally:
         await form.close()
@@ -63,7 +63,7 @@ async def _multipart(request: Request, max_bytes: int) -> Upload:
 
 def _checked(data: bytes, filename: str, fields: Iterable[tuple[str, str]], max_bytes: int) -> Upload:
     if not data:
-        raise BadRequest("the file is empty", "Send the image's bytes.")
+        raise BadRequest("The file is empty.", "Send the image's bytes.")
     if len(data) > max_bytes:
         raise _too_many(max_bytes)
     return Upload(data, _plain_name(filename), list(fields))
@@ -106,4 +106,4 @@ async def _discard(request: Request, most: int) -> None:
 
 
 def _too_many(max_bytes: int) -> TooManyBytes:
-    return TooManyBytes(f"the file has more than the {max_bytes:,} bytes that this server takes")
+    return TooManyBytes(f"The file has more than the {max_bytes:,} bytes that this server takes.")

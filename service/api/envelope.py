@@ -14,6 +14,7 @@ from service.telemetry import REQUEST_DURATION
 
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _QUIET = {"/livez", "/readyz", "/metrics"}
+"""Asked all day by machines: they would drown what people want to see."""
 _log = structlog.get_logger(__name__)
 
 
@@ -36,7 +37,7 @@ class Envelope:
                 _log.exception("unexpected error", path=scope["path"])
                 if exchange.code:  # half an answer is out: only a broken connection tells the client
                     raise
-                answer = ProblemResponse(ServiceError("an unexpected error; it has been logged").problem())
+                answer = ProblemResponse(ServiceError("An unexpected error; it has been logged.").problem())
                 await answer(scope, receive, exchange.send)
             finally:
                 exchange.record()
@@ -67,9 +68,10 @@ class _Exchange:
     def record(self) -> None:
         """To the metrics and the log."""
         path, code, seconds = self._scope["path"], self.code or 499, self._seconds()
+        if path in _QUIET:
+            return
         REQUEST_DURATION.labels("rest", self._state["model"], code).observe(seconds)
-        log = _log.debug if path in _QUIET else _log.info
-        log("request", method=self._scope["method"], path=path, code=code, seconds=round(seconds, 4))
+        _log.info("request", method=self._scope["method"], path=path, code=code, seconds=round(seconds, 4))
 
     def _seconds(self) -> float:
         return time.perf_counter() - self._began

@@ -27,7 +27,7 @@ async def readyz(request: Request) -> dict[str, str | int]:
     await _queue(request).ping()
     workers = await _queue(request).workers_alive()
     if not workers:
-        raise Unavailable("no worker is ready", "Wait until a worker has warmed up, or look at the workers' logs.")
+        raise Unavailable("No worker is ready.", "Wait until a worker has warmed up, or look at the workers' logs.")
     return {"status": "ready", "workers": workers}
 
 

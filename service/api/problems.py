@@ -50,7 +50,7 @@ async def _http_error(request: Request, error: Exception) -> ProblemResponse:
         title=status.phrase,
         status=status,
         grpc_code="NOT_FOUND" if status == HTTPStatus.NOT_FOUND else "INVALID_ARGUMENT",
-        detail=f"{request.method} {request.url.path}: {status.description or status.phrase}",
+        detail=f"{request.method} {request.url.path}: {status.description or status.phrase}.",
         advice=_ADVICE,
     )
     return ProblemResponse(problem, dict(error.headers or {}))
@@ -60,9 +60,9 @@ async def _invalid(_: Request, error: Exception) -> ProblemResponse:
     if not isinstance(error, RequestValidationError):
         raise error
     said = [f"{'.'.join(str(part) for part in e['loc'])}: {e['msg']}" for e in error.errors()]
-    return ProblemResponse(BadRequest("; ".join(said)).problem())
+    return ProblemResponse(BadRequest("; ".join(said) + ".").problem())
 
 
 async def _client_left(_: Request, __: Exception) -> ProblemResponse:
     """Nobody reads this answer; it makes the log and the metrics true."""
-    return ProblemResponse(BadRequest("the client closed the connection before the request was whole").problem())
+    return ProblemResponse(BadRequest("The client closed the connection before the request was whole.").problem())

@@ -134,9 +134,9 @@ async def _image_answer(request: Request, status: JobStatus) -> Response:
     if status.state is JobState.FAILED and status.error is not None:
         raise RequestFailed(status.error)
     if status.state is JobState.CANCELLED:
-        raise Cancelled("the job was cancelled")
+        raise Cancelled("The job was cancelled.")
     if status.result is None:
-        raise NotReady(f"the job is {status.state.value}")
+        raise NotReady(f"The job is {status.state.value}.")
     found = status.result
     request.state.model = status.job.options.model
     request.state.stages = dict(found.seconds)

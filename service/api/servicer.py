@@ -58,7 +58,7 @@ class _Stream:
         async for request in requests:
             await self._take(request)
         for image_id in [i for i, image in self.images.items() if not image.whole]:
-            await self._fail(self.images[image_id], BadRequest("the stream ended before the image's last chunk"))
+            await self._fail(self.images[image_id], BadRequest("The stream ended before the image's last chunk."))
         await asyncio.gather(*(image.task for image in self.images.values() if image.task))
         await self.outgoing.put(None)
 
@@ -88,9 +88,9 @@ class _Stream:
     async def _start(self, start: pb.Start) -> None:
         image, limit = _Image(start), self.admission.settings.max_upload_bytes
         if start.image_id in self.images:
-            refusal: ServiceError = BadRequest(f"image_id {start.image_id!r} is in use on this stream")
+            refusal: ServiceError = BadRequest(f"image_id {start.image_id!r} is in use on this stream.")
         elif len(self.images) >= IMAGES_AT_ONCE:
-            refusal = BadRequest(f"more than {IMAGES_AT_ONCE} images at once on one stream", "Wait for results first.")
+            refusal = BadRequest(f"More than {IMAGES_AT_ONCE} images at once on one stream.", "Wait for results first.")
         elif start.total_bytes > limit:
             refusal = _too_many(limit)
         else:
@@ -101,7 +101,7 @@ class _Stream:
     async def _add(self, image: _Image, chunk: pb.Chunk) -> None:
         limit = self.admission.settings.max_upload_bytes
         if image.whole:
-            await self._fail(image, BadRequest("a chunk came after the last one"))
+            await self._fail(image, BadRequest("A chunk came after the last one."))
         elif len(image.data) + len(chunk.data) > limit:
             await self._fail(image, _too_many(limit))
         else:
@@ -114,7 +114,7 @@ class _Stream:
         if image.job_id:  # its task sees the end and tells
             await self._cancel_job(image.job_id)
         elif image.task is None:
-            await self._fail(image, Cancelled("the image was cancelled"))
+            await self._fail(image, Cancelled("The image was cancelled."))
 
     async def _work(self, image: _Image) -> None:
         try:
@@ -123,12 +123,12 @@ class _Stream:
             await self._fail(image, error)
         except Exception:  # noqa: BLE001  logged, and told to this image alone
             _log.exception("unexpected error", image=image.id)
-            await self._fail(image, ServiceError("an unexpected error; it has been logged"))
+            await self._fail(image, ServiceError("An unexpected error; it has been logged."))
 
     async def _upscale(self, image: _Image) -> None:
         with rejections_counted():
             if image.start.total_bytes not in (0, len(image.data)):
-                raise BadRequest(f"total_bytes says {image.start.total_bytes}, {len(image.data)} bytes came")
+                raise BadRequest(f"total_bytes says {image.start.total_bytes}, {len(image.data)} bytes came.")
             submitted = await self.admission.submit(bytes(image.data), _options(image.start))
         image.data.clear()
         image.job_id, image.model = submitted.job.id, submitted.job.options.model
@@ -140,7 +140,7 @@ class _Stream:
         if status.error is not None:
             raise RequestFailed(status.error)
         if status.result is None:
-            raise Cancelled("the image was cancelled")
+            raise Cancelled("The image was cancelled.")
         await self._deliver(image, status.result)
 
     async def _deliver(self, image: _Image, found: Result) -> None:
@@ -263,8 +263,8 @@ def _status(problem: Problem) -> Status:
     detail = AnyMessage()
     detail.Pack(info)
     code = grpc.StatusCode[problem.grpc_code].value[0]
-    return Status(code=code, message=f"{problem.detail}. {problem.advice}", details=[detail])
+    return Status(code=code, message=f"{problem.detail} {problem.advice}", details=[detail])
 
 
 def _too_many(limit: int) -> TooManyBytes:
-    return TooManyBytes(f"the file has more than the {limit:,} bytes that this server takes")
+    return TooManyBytes(f"The file has more than the {limit:,} bytes that this server takes.")

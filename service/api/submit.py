@@ -30,11 +30,11 @@ def parse_options(fields: Iterable[tuple[str, str]]) -> UpscaleOptions:
     given: dict[str, str] = {}
     for name, text in fields:
         if name in given:
-            raise BadOption(f"the option `{name}` is given more than once", "Give each option once.")
+            raise BadOption(f"The option `{name}` is given more than once.", "Give each option once.")
         given[name] = text
     if unknown := sorted(given.keys() - UpscaleOptions.model_fields.keys()):
         known = ", ".join(UpscaleOptions.model_fields)
-        raise BadOption(f"there is no option `{unknown[0][:50]}`", f"The options are: {known}.")
+        raise BadOption(f"There is no option `{unknown[0][:50]}`.", f"The options are: {known}.")
     try:
         return UpscaleOptions.model_validate({name: text for name, text in given.items() if text})
     except ValidationError as error:
@@ -44,7 +44,7 @@ def parse_options(fields: Iterable[tuple[str, str]]) -> UpscaleOptions:
 def bad_option(error: ValidationError) -> BadOption:
     """Every option that is out of its range, in one sentence each."""
     said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:50]!r})" for e in error.errors()]
-    return BadOption("; ".join(said))
+    return BadOption("; ".join(said) + ".")
 
 
 @dataclass(frozen=True)
@@ -99,10 +99,10 @@ class Admission:
         """The variant of that name; for an empty name the server's default."""
         variants = await self.queue.variants()
         if not variants:
-            raise Unavailable("no worker has started yet, so no model is served")
+            raise Unavailable("No worker has started yet, so no model is served.")
         name = name or self.settings.default_model or next(iter(variants))
         if name not in variants:
-            raise UnknownModel(f"no model named {name!r} is served", f"Served are: {', '.join(variants)}.")
+            raise UnknownModel(f"No model named {name!r} is served.", f"Served are: {', '.join(variants)}.")
         return variants[name]
 
     def close(self) -> None:
@@ -116,14 +116,14 @@ class Admission:
         out_width, out_height = (max(1, round(options.scale * side)) for side in (width, height))
         if out_width * out_height > limit:
             raise TooManyPixels(
-                f"the result would be {out_width}×{out_height} pixels; this server makes at most {limit:,}"
+                f"The result would be {out_width}×{out_height} pixels; this server makes at most {limit:,}."
             )
         # A thin strip is worked on with its short side raised to the model's native size.
         raised = max(1.0, variant.native_size / min(out_width, out_height))
         if out_width * out_height * raised**2 > limit:
             raise TooManyPixels(
-                f"the image is {width}×{height}, too long a strip for {variant.name}, "
-                f"which works at {variant.native_size} pixels on the short side",
+                f"The image is {width}×{height}, too long a strip for {variant.name}, "
+                f"which works at {variant.native_size} pixels on the short side.",
                 "Cut the image into shorter pieces.",
             )
         check_side(options.format, out_width, out_height)
