@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import Executor
 
-import torch
+from torch import Tensor
 
 from model.pipeline import OMGSRPipeline
 from model.plan import tile_count
@@ -14,6 +14,7 @@ from service.job import Job, Leased, Result
 from service.queue.blobs import BlobStore, result_key
 from service.settings import Settings
 from service.worker.engine import Engine, Image
+from service.worker.pixels import to_rgb, to_tensor
 
 
 class ImageWork:
@@ -53,17 +54,14 @@ class ImageWork:
         seconds = {"queue_wait": leased.waited_s, "decode_file": read - began, **image.seconds}
         return await loop.run_in_executor(self._pool, self._write, leased, picture, upscaled, seconds)
 
-    def _read(self, job: Job) -> tuple[images.Picture, torch.Tensor]:
+    def _read(self, job: Job) -> tuple[images.Picture, Tensor]:
         picture = images.decode(self._blobs.get(job.input_key), max_pixels=self._settings.max_input_pixels)
-        return picture, torch.from_numpy(picture.rgb).permute(2, 0, 1).float() / 255
+        return picture, to_tensor(picture.rgb)
 
-    def _write(
-        self, leased: Leased, picture: images.Picture, upscaled: torch.Tensor, seconds: dict[str, float]
-    ) -> Result:
+    def _write(self, leased: Leased, picture: images.Picture, upscaled: Tensor, seconds: dict[str, float]) -> Result:
         began = time.monotonic()
         options = leased.job.options
-        rgb = (upscaled * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-        picture = picture.with_rgb(rgb)
+        picture = picture.with_rgb(to_rgb(upscaled))
         data, mime_type = images.encode(picture, options.format, options.quality)
         key = result_key(leased.job.id, leased.attempt)
         self._blobs.put(key, data)

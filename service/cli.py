@@ -1,0 +1,215 @@
+"""The command line. What is heavy is imported inside the commands, so that `--help` is quick."""
+
+import asyncio
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, Literal, NoReturn
+
+import typer
+from rich.console import Console
+
+app = typer.Typer(
+    help="OMGSR Serve: small damaged photos in, sharp large ones out.",
+    no_args_is_help=True,
+    pretty_exceptions_show_locals=False,
+    add_completion=False,
+)
+models_app = typer.Typer(help="The variants that can be served.", no_args_is_help=True)
+jobs_app = typer.Typer(help="The jobs of a running service.", no_args_is_help=True)
+app.add_typer(models_app, name="models")
+app.add_typer(jobs_app, name="jobs")
+
+_out = Console(highlight=False)
+_err = Console(stderr=True, highlight=False)
+
+
+Format = Literal["png", "jpeg", "webp", "avif"]
+ColorFix = Literal["adain", "wavelet", "none"]
+Models = Annotated[
+    list[Path] | None,
+    typer.Option("--models", "-m", help="A variant folder, or a folder that holds some; may be given several times."),
+]
+
+
+@app.command()
+def serve(  # noqa: PLR0917 — each is an option of the command line
+    models: Models = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on [127.0.0.1].")] = None,
+    port: Annotated[int | None, typer.Option(help="REST port [8000]; 0 picks a free one.")] = None,
+    grpc_port: Annotated[int | None, typer.Option(help="gRPC port [50051]; 0 picks a free one.")] = None,
+    workers: Annotated[int, typer.Option(min=1, help="Worker processes.")] = 1,
+    demo: Annotated[bool, typer.Option("--demo", help="Upscale the bundled photo once the service is ready.")] = False,
+) -> None:
+    """Run the whole service on this machine: REST, gRPC, workers, and a queue unless REDIS_URL names one.
+
+    The other settings are environment variables: OMGSR_STATE_DIR, OMGSR_DEVICE, OMGSR_MAX_BATCH, …
+    """
+    with _errors_told():
+        from service.supervisor import serve as serve_all
+
+        settings = _settings(models=models, host=host, port=port, grpc_port=grpc_port)
+        serve_all(settings, workers=workers, demo=demo)
+
+
+@app.command()
+def api() -> None:
+    """Run the API process alone: REST and gRPC in front of the queue."""
+    with _errors_told():
+        from service.api.app import serve as serve_api
+
+        serve_api(_settings())
+
+
+@app.command()
+def worker(models: Models = None) -> None:
+    """Run one worker: it takes jobs from the queue and makes the images."""
+    with _errors_told():
+        from service.worker.process import run_worker
+
+        run_worker(_settings(models=models))
+
+
+@app.command()
+def upscale(  # noqa: PLR0917 — each is an option of the command line
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A photo, or a folder of photos.")],
+    target: Annotated[Path, typer.Argument(metavar="OUT", help="The result's file, or a folder for the results.")],
+    models: Models = None,
+    model: Annotated[str, typer.Option(help="Variant [the first one found].")] = "",
+    scale: Annotated[float, typer.Option(min=1, max=8, help="Fractions too.")] = 4.0,
+    strength: Annotated[float, typer.Option(min=0, max=1.2, help="Less stays closer to the photo.")] = 1.0,
+    color_fix: Annotated[ColorFix | None, typer.Option(help="[the variant's own]")] = None,
+    file_format: Annotated[Format | None, typer.Option("--format", help="[by OUT's name, else png]")] = None,
+    quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")] = 95,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+) -> None:
+    """Upscale a photo, or every photo in a folder. Needs no server."""
+    with _errors_told():
+        from service.job import UpscaleOptions
+        from service.upscale_command import upscale_files
+
+        options = UpscaleOptions(
+            model=model, scale=scale, strength=strength, color_fix=color_fix, quality=quality, priority=0
+        )
+        settings = _settings(models=models)
+        failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
+        if failed:
+            _fail(f"{failed} of the files could not be upscaled; they are named above.")
+
+
+@models_app.command("list")
+def models_list(models: Models = None) -> None:
+    """List the variants in the folders."""
+    with _errors_told():
+        from model.variant import Variant, find_variants
+
+        for folder in find_variants(_settings(models=models).models):
+            variant = Variant.read(folder)
+            _out.print(
+                f"{variant.name}  {variant.family}  base {variant.base.id}  {variant.native_size} px  "
+                f"t_m {variant.mid_timestep}  {variant.license}  {folder}",
+                soft_wrap=True,
+            )
+
+
+@models_app.command("verify")
+def models_verify(models: Models = None) -> None:
+    """Check that every file of the variants is there, undamaged, and belongs to the others."""
+    with _errors_told():
+        from model.variant import find_variants, verify_variant
+
+        found = [(folder, verify_variant(folder)) for folder in find_variants(_settings(models=models).models)]
+        for folder, faults in found:
+            _out.print(f"{folder}: {'sound' if not faults else 'NOT sound'}", soft_wrap=True)
+            for fault in faults:
+                _out.print(f"  {fault}", soft_wrap=True, markup=False)
+        if not found:
+            _fail("There is no variant folder here.")
+        if any(faults for _, faults in found):
+            _fail("Not every variant is sound.")
+
+
+@models_app.command("embed-prompt")
+def models_embed_prompt(
+    base: Annotated[Path, typer.Argument(help="The base's diffusers folder, with its text encoders.")],
+    text: Annotated[str, typer.Argument(help="The prompt; it may be empty.")],
+    out: Annotated[Path, typer.Argument(help="The prompt.safetensors to write.")],
+) -> None:
+    """Compute a variant's prompt embeddings once, by the base's own text encoders."""
+    with _errors_told():
+        from model.text_encoder import embed_prompt
+
+        embed_prompt(base, text, out)
+        _out.print(f"wrote {out}", soft_wrap=True)
+
+
+@jobs_app.command("list")
+def jobs_list() -> None:
+    """List the jobs that run, then those that wait, in the order in which they will be taken."""
+
+    async def run() -> None:
+        from service.queue.queue import Queue
+
+        async with Queue.of(_settings()) as queue:
+            for status in await queue.active():
+                tiles = f"{status.tiles_done}/{status.tiles_total}" if status.tiles_total else "-"
+                _out.print(f"{status.job.id}  {status.state}  {status.job.options.model}  tiles {tiles}")
+
+    with _errors_told():
+        asyncio.run(run())
+
+
+@jobs_app.command("show")
+def jobs_show(job_id: str) -> None:
+    """Show everything that is known of a job, as JSON."""
+
+    async def run() -> None:
+        from service.queue.queue import Queue
+
+        async with Queue.of(_settings()) as queue:
+            _out.print((await queue.status(job_id)).model_dump_json(indent=2), markup=False, soft_wrap=True)
+
+    with _errors_told():
+        asyncio.run(run())
+
+
+def _settings(**given: Any) -> Any:
+    from service.settings import Settings
+
+    return Settings(**{name: value for name, value in given.items() if value is not None})
+
+
+@contextmanager
+def _errors_told() -> Iterator[None]:
+    """Errors that a person can mend are said in one or two lines; anything else keeps its traceback."""
+    from pydantic import ValidationError
+
+    from service.errors import ServiceError
+
+    try:
+        yield
+    except ServiceError as error:
+        _fail(error.detail, error.advice)
+    except ValidationError as error:
+        first = error.errors()[0]
+        _fail(f"The setting {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}.")
+    except ValueError as error:
+        if type(error).__name__ != "ModelFilesError":  # named, not imported: its module brings torch
+            raise
+        _fail(str(error))
+
+
+def _fail(detail: str, advice: str = "") -> NoReturn:
+    _err.print(f"[bold red]error:[/] {_plain(detail)}", soft_wrap=True)
+    if advice:
+        _err.print(_plain(advice), soft_wrap=True)
+    sys.exit(1)
+
+
+def _plain(text: str) -> str:
+    return text.replace("[", "\\[")
+
+
+if __name__ == "__main__":
+    app()
