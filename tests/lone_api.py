@@ -7,7 +7,7 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import psutil
@@ -34,7 +34,7 @@ class LoneApi:
     settings: Settings
     server: EmbeddedServer
     blobs: BlobStore
-    log: list[str]
+    log: list[str] = field(repr=False)
 
     def queue(self) -> Queue:
         return Queue.of(self.settings)
