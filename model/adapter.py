@@ -6,7 +6,8 @@ from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
-from model.files import ModelFilesError, load_tensors
+from model.errors import ModelFilesError
+from model.files import load_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 VAE_NAMES = ("vae_encoder_lora_adapter", "vae_encoder_adapter")

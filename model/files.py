@@ -10,12 +10,10 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
 from torch import Tensor
 
+from model.errors import ModelFilesError
+
 CONFIGS = ("config.json", "scheduler_config.json")
 WEIGHTS = "diffusion_pytorch_model"
-
-
-class ModelFilesError(ValueError):
-    """Something on disk is not what a model needs; the message says which file and what to do."""
 
 
 def load_tensors(path: Path) -> dict[str, Tensor]:

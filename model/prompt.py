@@ -4,7 +4,8 @@ from pathlib import Path
 
 from torch import Tensor
 
-from model.files import ModelFilesError, load_tensors
+from model.errors import ModelFilesError
+from model.files import load_tensors
 
 
 def load_prompt(prompt: str | Path | Tensor | dict[str, Tensor]) -> dict[str, Tensor]:

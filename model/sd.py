@@ -8,7 +8,8 @@ from diffusers import UNet2DConditionModel
 from torch import Tensor
 
 from model.adapter import merge
-from model.files import ModelFilesError, load_component
+from model.errors import ModelFilesError
+from model.files import load_component
 from model.schedule import DDPMSchedule
 
 

@@ -8,8 +8,9 @@ from typing import Literal, Self
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from model.adapter import DENOISER_NAMES, VAE_NAMES, WEIGHTS, find_adapter
+from model.errors import ModelFilesError
 from model.family import family_named
-from model.files import ModelFilesError, base_sha256, file_sha256, load_tensors
+from model.files import base_sha256, file_sha256, load_tensors
 from model.plan import Geometry
 
 FILE = "variant.json"

@@ -185,6 +185,7 @@ def _errors_told() -> Iterator[None]:
     """Errors that a person can mend are said in one or two lines; anything else keeps its traceback."""
     from pydantic import ValidationError
 
+    from model.errors import ModelFilesError
     from service.errors import ServiceError
 
     try:
@@ -194,9 +195,7 @@ def _errors_told() -> Iterator[None]:
     except ValidationError as error:
         first = error.errors()[0]
         _fail(f"The setting {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}.")
-    except ValueError as error:
-        if type(error).__name__ != "ModelFilesError":  # named, not imported: its module brings torch
-            raise
+    except ModelFilesError as error:
         _fail(str(error))
 
 

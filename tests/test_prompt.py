@@ -17,7 +17,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from model.files import ModelFilesError
+from model.errors import ModelFilesError
 from model.prompt import load_prompt
 from model.text_encoder import embed_prompt
 

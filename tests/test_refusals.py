@@ -9,8 +9,9 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from model import OMGSRPipeline
+from model.errors import ModelFilesError
 from model.family import family_named
-from model.files import ModelFilesError, base_sha256, file_sha256
+from model.files import base_sha256, file_sha256
 from model.variant import Base, Prompt, Variant, find_variants, verify_variant
 from tests.golden import GOLDEN
 
