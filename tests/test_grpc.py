@@ -1,6 +1,7 @@
 """gRPC over real sockets: images on a stream, each with its own end."""
 
 import asyncio
+import signal
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 
@@ -13,7 +14,8 @@ from omgsr.v1 import upscale_pb2 as pb
 from omgsr.v1.upscale_pb2_grpc import UpscaleServiceStub
 from PIL import Image
 
-from service.job import JobState
+from service.job import JobState, Result
+from service.queue.blobs import result_key
 from tests.lone_api import VARIANT, LoneApi, lone_api
 from tests.test_rest import first_lease, photo
 
@@ -189,6 +191,20 @@ async def test_cancel_on_the_stream(api, queue):
             answers.take(answer)
     assert reason(answers.failed["given up"])[0] == "CANCELLED"
     assert (await queue.status(leased[0].job.id)).state is JobState.CANCELLED
+
+
+async def test_a_stop_lets_the_image_at_hand_finish(tmp_path):
+    with lone_api(tmp_path, OMGSR_DRAIN_S="20") as api:
+        async with api.queue() as queue:
+            await queue.register("the test", [VARIANT], ttl_s=600)
+            waiting = asyncio.create_task(converse(api.grpc, upload("last", photo())))
+            leased = await first_lease(queue)
+            api.process.send_signal(signal.SIGTERM)
+            key = result_key(leased.job.id, leased.attempt)
+            api.blobs.put(key, b"finished")
+            done = Result(key=key, mime_type="image/png", width=1, height=1, bytes=8)
+            await queue.finish(leased.job.id, leased.attempt, done)
+            assert (await waiting).files == {"last": b"finished"}
 
 
 async def test_a_client_that_hangs_up_cancels_its_jobs(api, queue):

@@ -329,6 +329,15 @@ async def test_without_a_worker_or_without_a_queue_it_says_so(tmp_path: Path):
         assert "Traceback" not in "".join(api.log)
 
 
+async def test_a_store_that_takes_no_file_is_unavailable(tmp_path: Path):
+    (tmp_path / "blobs").write_bytes(b"a file where the folder should be")
+    with lone_api(tmp_path) as api:
+        async with api.queue() as queue, httpx.AsyncClient(base_url=api.url, timeout=60) as client:
+            await queue.register("the test", [VARIANT], ttl_s=600)
+            answer = await client.post("/v1/upscale", files={"image": photo()})
+    assert "cannot store" in check_problem(answer, 503, "unavailable")
+
+
 async def test_a_stop_lets_the_request_at_hand_finish(tmp_path: Path):
     with lone_api(tmp_path, OMGSR_DRAIN_S="20") as api:
         async with api.queue() as queue, httpx.AsyncClient(base_url=api.url, timeout=60) as client:

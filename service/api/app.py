@@ -34,7 +34,7 @@ def create_app(settings: Settings) -> FastAPI:
             app.state.admission = admission
             try:
                 async with GrpcServer(admission, settings) as grpc_server:
-                    app.state.grpc_port = grpc_server.port
+                    app.state.grpc = grpc_server
                     yield
             finally:
                 admission.close()
@@ -80,7 +80,13 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets)
-        _log.info("listening", rest_port=self._port, grpc_port=self._app.state.grpc_port)
+        _log.info("listening", rest_port=self._port, grpc_port=self._app.state.grpc.port)
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Both transports drain at once, each within `drain_s`."""
+        drained = asyncio.create_task(self._app.state.grpc.drain())
+        await super().shutdown(sockets)
+        await drained
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:  # noqa: ARG002  uvicorn's signature
         """Drain on the first signal, leave at once on a second Ctrl-C. Uvicorn's own would die of the signal after."""

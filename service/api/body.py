@@ -1,4 +1,4 @@
-"""The uploaded file and the options out of an HTTP request, never holding more than the limit."""
+"""The uploaded file and the options out of an HTTP request; what is over the limit is never kept."""
 
 import asyncio
 from collections.abc import AsyncGenerator, Iterable

@@ -222,7 +222,8 @@ class GrpcServer:
         )
         health_pb2_grpc.add_HealthServicer_to_server(self._health, self._server)
         reflection.enable_server_reflection((SERVICE, health.SERVICE_NAME, reflection.SERVICE_NAME), self._server)
-        self.port = self._server.add_insecure_port(f"{settings.host}:{settings.grpc_port}")
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        self.port = self._server.add_insecure_port(f"{host}:{settings.grpc_port}")
 
     async def __aenter__(self) -> Self:
         await self._server.start()
@@ -233,6 +234,10 @@ class GrpcServer:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        await self.drain()
+
+    async def drain(self) -> None:
+        """Take no new streams, and wait for those at work; once more does no harm."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._drain_s)
 

@@ -87,7 +87,11 @@ class Admission:
             filename=filename,
             request_id=request_id,
         )
-        await asyncio.to_thread(self.blobs.put, job.input_key, data)
+        try:
+            await asyncio.to_thread(self.blobs.put, job.input_key, data)
+        except OSError as error:
+            _log.exception("the blob store takes no file")
+            raise Unavailable("The server cannot store the file now.") from error
         position = await self.queue.submit(job)
         return Submitted(job, position, self._watch(job))
 
