@@ -1,0 +1,154 @@
+"""The service as its users run it: real processes on free ports, and the certainty that none is left behind."""
+
+import os
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO
+
+import psutil
+
+from service.settings import Settings
+
+OMGSR = [sys.executable, "-m", "service.cli"]
+STOP_S = 60
+
+
+@dataclass
+class Service:
+    """A running `omgsr serve`."""
+
+    url: str
+    grpc: str
+    process: psutil.Process
+    settings: Settings
+    family: list[psutil.Process]
+    """The supervisor and everything it has started."""
+
+    def child(self, word: str) -> psutil.Process:
+        """The child whose command line ends in the word, or names it."""
+        for process in self.process.children(recursive=True):
+            line = process.cmdline()
+            if line[-1:] == [word] or word in Path(line[0] if line else "").name:
+                return process
+        raise AssertionError(f"no child {word!r}")
+
+
+@dataclass
+class Log:
+    """The lines of a pipe, read as they come by a thread of its own."""
+
+    pipe: IO[str]
+    lines: list[str] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self._grown = threading.Condition()
+        self._closed = False
+        self._thread = threading.Thread(target=self._read, daemon=True)
+        self._thread.start()
+
+    def _read(self) -> None:
+        for line in self.pipe:
+            with self._grown:
+                self.lines.append(line)
+                self._grown.notify_all()
+        with self._grown:
+            self._closed = True
+            self._grown.notify_all()
+
+    def find(self, pattern: str, timeout: float = 90) -> re.Match[str]:
+        """Wait for the pattern."""
+
+        def found() -> re.Match[str] | None:
+            return next((match for line in self.lines if (match := re.search(pattern, line))), None)
+
+        with self._grown:
+            self._grown.wait_for(lambda: found() or self._closed, timeout)
+            match = found()
+        assert match, f"no {pattern!r} in:\n{''.join(self.lines)}"
+        return match
+
+    def close(self) -> None:
+        """After the process has ended."""
+        self._thread.join()
+        self.pipe.close()
+
+
+def environment(state: Path, models: Path, **given: str) -> dict[str, str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith("OMGSR_") and k != "REDIS_URL"}
+    ours = {
+        "OMGSR_STATE_DIR": str(state),
+        "OMGSR_MODELS": f'["{models}"]',
+        "OMGSR_PORT": "0",
+        "OMGSR_GRPC_PORT": "0",
+        "OMGSR_THREADS": "1",
+        "OMGSR_DRAIN_S": "10",
+    }
+    return kept | ours | given
+
+
+def settings_of(state: Path, models: Path, **given: float) -> Settings:
+    return Settings(state_dir=state, models=[models], **given)
+
+
+@contextmanager
+def running_service(state: Path, models: Path, *arguments: str, **given: str) -> Iterator[Service]:
+    """`omgsr serve`, ready; when the block ends it is stopped and has left no process behind."""
+    process = subprocess.Popen(
+        [*OMGSR, "serve", *arguments],
+        env=environment(state, models, **given),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout
+    assert process.stderr
+    out, err = Log(process.stdout), Log(process.stderr)
+    supervisor = psutil.Process(process.pid)
+    service = None
+    try:
+        url = out.find(r"is ready\s+(http://\S+?)/?\s")[1]
+        grpc = out.find(r"gRPC\s+(\S+)")[1]
+        lease_s = float(given.get("OMGSR_LEASE_S", 15))
+        family = [supervisor, *supervisor.children(recursive=True)]
+        service = Service(url, grpc, supervisor, settings_of(state, models, lease_s=lease_s), family)
+        out.find(r"stop\s+Ctrl-C")
+        yield service
+    except AssertionError:
+        sys.stderr.write("".join(err.lines))
+        raise
+    finally:
+        family = service.family if service else []
+        if process.poll() is None:
+            family = [*family, *supervisor.children(recursive=True)]
+            process.terminate()
+        process.wait(STOP_S)
+        _, left = psutil.wait_procs(family, timeout=10)
+        for each in left:
+            each.kill()
+        out.close()
+        err.close()
+    assert not left, f"processes left behind: {left}"
+
+
+@contextmanager
+def running_worker(state: Path, models: Path, **given: str) -> Iterator[tuple[psutil.Process, Log]]:
+    """A worker alone, warm; when the block ends it is stopped if it still runs."""
+    process = subprocess.Popen(
+        [*OMGSR, "worker"], env=environment(state, models, **given), stderr=subprocess.PIPE, text=True
+    )
+    assert process.stderr
+    log = Log(process.stderr)
+    try:
+        log.find("worker ready")
+        yield psutil.Process(process.pid), log
+    finally:
+        if process.poll() is None:
+            process.terminate()
+        process.wait(STOP_S)
+        log.close()

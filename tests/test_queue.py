@@ -1,0 +1,264 @@
+"""The queue's promises, on a real server."""
+
+import asyncio
+from pathlib import Path
+from uuid import uuid4
+
+import pytest
+from redis.asyncio import Redis
+
+from service.errors import JobNotFound, ProcessingFailed, Unavailable
+from service.job import Job, JobState, Leased, Result, UpscaleOptions, VariantInfo
+from service.queue.blobs import BlobStore, input_key, result_key
+from service.queue.embedded import EmbeddedServer
+from service.queue.queue import Queue
+
+RESULT = Result(key="k", mime_type="image/png", width=4, height=4, bytes=9)
+PROBLEM = ProcessingFailed("It went wrong.").problem()
+VARIANT = VariantInfo(name="m", family="sd", base="b", mid_timestep=1, native_size=64, license="MIT", color_fix="adain")
+
+
+def job(name: str, *, model: str = "m", priority: int = 0) -> Job:
+    options = UpscaleOptions(model=model, priority=priority)
+    return Job(id=name, options=options, width=4, height=4, input_key=input_key(name))
+
+
+def ids(leased: list[Leased]) -> list[str]:
+    return [each.job.id for each in leased]
+
+
+async def reclaimed(queue: Queue, count: int) -> None:
+    """Return when the queue's own clock has let so many leases run out."""
+    async with asyncio.timeout(10):
+        while count > 0:
+            count -= await queue.reclaim()
+
+
+async def test_priority_goes_first_then_the_order_of_arrival_over_all_variants(queue: Queue) -> None:
+    await queue.submit(job("a"))
+    await queue.submit(job("b", model="n"))
+    await queue.submit(job("c"))
+    assert await queue.submit(job("urgent", priority=10)) == 0
+    assert await queue.submit(job("idle", priority=-10)) == 3
+    assert (await queue.status("c")).position == 2
+    assert ids(await queue.lease(["m", "n"], "w", 3)) == ["urgent", "a", "b"]
+    assert (await queue.status("c")).position == 0
+    assert ids(await queue.lease(["m"], "w", 9)) == ["c", "idle"]
+    assert await queue.lease(["m", "n"], "w", 9) == []
+
+
+async def test_submitting_twice_is_submitting_once(queue: Queue) -> None:
+    await queue.submit(job("first"))
+    assert await queue.submit(job("a")) == 1
+    assert await queue.submit(job("a")) == 1
+    await queue.register("w", [VARIANT], 9)
+    assert await queue.depth() == {"m": 2}
+    assert len([event async for event in until_queued(queue, "a")]) == 1
+
+
+async def until_queued(queue: Queue, name: str):
+    await queue.cancel(name)
+    async for event in queue.events(name):
+        if event.kind == "queued":
+            yield event
+
+
+async def test_a_lease_whose_answer_was_lost_gives_the_same_jobs_again(queue: Queue) -> None:
+    for name in "abc":
+        await queue.submit(job(name))
+    call = ("lease", "token", "w", queue.lease_s, 2, "m")
+    first, again = await queue._run(*call), await queue._run(*call)
+    assert [each[:2] for each in first] == [each[:2] for each in again]
+    assert ids(await queue.lease(["m"], "w", 9)) == ["c"]
+
+
+async def test_only_the_attempt_that_holds_a_job_can_change_it(queue: Queue) -> None:
+    await queue.submit(job("a"))
+    [old] = await queue.lease(["m"], "slow", 1)
+    await reclaimed(queue, 1)
+    for attempt_held in (False, True):  # while it waits, and while another worker has it
+        if attempt_held:
+            [new] = await queue.lease(["m"], "quick", 1)
+            assert new.attempt == old.attempt + 1
+        assert not await queue.finish("a", old.attempt, RESULT)
+        assert not await queue.progress("a", old.attempt, 1, 2)
+        assert await queue.renew({"a": old.attempt}) == set()
+    assert not await queue.fail("a", old.attempt, PROBLEM, retry=True)
+    assert not await queue.release("a", old.attempt)
+    assert await queue.progress("a", new.attempt, 1, 2)
+    assert await queue.finish("a", new.attempt, RESULT)
+    assert await queue.finish("a", new.attempt, RESULT)  # a retry is told the same
+    assert not await queue.fail("a", new.attempt, PROBLEM, retry=False)
+    status = await queue.status("a")
+    assert (status.state, status.result, status.attempt) == (JobState.SUCCEEDED, RESULT, 2)
+
+
+async def test_a_silent_workers_job_goes_back_to_its_old_place(queue: Queue) -> None:
+    for name in "ab":
+        await queue.submit(job(name))
+    await queue.lease(["m"], "silent", 1)
+    await reclaimed(queue, 1)
+    status = await queue.status("a")
+    assert (status.state, status.position, status.started_at) == (JobState.QUEUED, 0, None)
+    assert ids(await queue.lease(["m"], "w", 2)) == ["a", "b"]
+
+
+async def test_a_renewed_lease_is_kept(queue: Queue) -> None:
+    await queue.submit(job("kept"))
+    await queue.submit(job("lost"))
+    kept, _ = await queue.lease(["m"], "w", 2)
+    async with asyncio.timeout(10):
+        while not await queue.reclaim():  # until the one that is not renewed runs out
+            assert await queue.renew({"kept": kept.attempt}) == {"kept"}
+    assert (await queue.status("kept")).state is JobState.RUNNING
+    assert (await queue.status("lost")).state is JobState.QUEUED
+
+
+async def test_after_the_last_attempt_the_job_has_failed_and_says_so(queue: Queue) -> None:
+    await queue.submit(job("poison"))
+    for attempt in (1, 2, 3):
+        assert (await queue.lease(["m"], "w", 1))[0].attempt == attempt
+        await reclaimed(queue, 1)
+    status = await queue.status("poison")
+    assert status.state is JobState.FAILED
+    assert status.error
+    assert "3 times" in status.error.detail
+    assert await queue.lease(["m"], "w", 1) == []
+
+
+async def test_failing_with_and_without_retry(queue: Queue) -> None:
+    await queue.submit(job("a"))
+    for attempt in (1, 2, 3):
+        await queue.lease(["m"], "w", 1)
+        assert await queue.fail("a", attempt, PROBLEM, retry=True)
+        assert await queue.fail("a", attempt, PROBLEM, retry=True)  # its retry changes nothing more
+    assert (await queue.status("a")).error == PROBLEM
+    await queue.submit(job("b"))
+    await queue.lease(["m"], "w", 1)
+    assert await queue.fail("b", 1, PROBLEM, retry=False)
+    assert (await queue.status("b")).state is JobState.FAILED
+
+
+async def test_giving_a_job_back_costs_no_attempt(queue: Queue) -> None:
+    await queue.submit(job("a"))
+    for attempt in range(1, 7):
+        [leased] = await queue.lease(["m"], "w", 1)
+        assert leased.attempt == attempt  # the fence never repeats
+        assert await queue.release("a", attempt)
+        assert await queue.release("a", attempt)
+    assert (await queue.status("a")).state is JobState.QUEUED
+
+
+async def test_cancel_waiting_running_and_done(queue: Queue) -> None:
+    for name in "ab":
+        await queue.submit(job(name))
+    [running] = await queue.lease(["m"], "w", 1)
+    assert await queue.cancel("b") is JobState.CANCELLED
+    assert await queue.cancel("a") is JobState.CANCELLED
+    assert await queue.renew({"a": running.attempt}) == set()
+    assert not await queue.finish("a", running.attempt, RESULT)
+    assert await queue.cancel("a") is JobState.CANCELLED
+    assert await queue.lease(["m"], "w", 9) == []
+    with pytest.raises(JobNotFound):
+        await queue.cancel("nobody")
+
+
+async def test_events_tell_the_whole_story_and_go_on_after_any_of_them(queue: Queue) -> None:
+    await queue.submit(job("a"))
+    watching = asyncio.create_task(collect(queue, "a", "0"))
+    await queue.lease(["m"], "w", 1)
+    await queue.progress("a", 1, 3, 9)
+    await queue.finish("a", 1, RESULT)
+    events = await watching
+    assert [(e.kind, e.tiles_done) for e in events] == [
+        ("queued", 0),
+        ("progress", 0),
+        ("progress", 3),
+        ("succeeded", 9),
+    ]
+    assert await collect(queue, "a", events[1].id) == events[2:]
+    assert await collect(queue, "a", events[-1].id) == []
+    assert (await queue.wait("a")).state is JobState.SUCCEEDED
+    with pytest.raises(JobNotFound):
+        await queue.wait("nobody")
+
+
+async def collect(queue: Queue, name: str, after: str):
+    return [event async for event in queue.events(name, after)]
+
+
+async def test_an_idle_worker_hears_of_a_new_job(queue: Queue) -> None:
+    hearing = asyncio.create_task(queue.arrival("0"))
+    await queue.submit(job("a"))
+    heard = await hearing
+    assert heard != "0"
+    assert await queue.arrival(heard) == heard
+
+
+async def test_workers_and_variants_come_and_go(queue: Queue) -> None:
+    await queue.register("w", [VARIANT], 9)
+    assert await queue.workers_alive() == 1
+    await queue.register("w", [], 0)
+    assert await queue.workers_alive() == 0
+    assert await queue.variants() == {"m": VARIANT}  # a replacement may come
+
+
+async def test_a_finished_job_leaves_nothing_behind(valkey: str) -> None:
+    namespace = uuid4().hex
+    async with (
+        Queue(valkey, namespace=namespace, lease_s=0.05, result_ttl_s=0.05) as queue,
+        Redis.from_url(valkey) as raw,
+    ):
+        await queue.submit(job("a"))
+        await queue.lease(["m"], "w", 1)
+        await queue.finish("a", 1, RESULT)
+        async with asyncio.timeout(10):
+            while left := {key.decode().partition("}:")[2] async for key in raw.scan_iter(f"*{namespace}*")} - {
+                "submitted",
+                "arrivals",
+            }:
+                await asyncio.sleep(0.01)
+        assert not left
+
+
+async def test_without_a_server_it_says_unavailable(state: Path) -> None:
+    from service.queue.embedded import socket_url
+
+    async with Queue(socket_url(state)) as queue:
+        with pytest.raises(Unavailable, match="does not answer"):
+            await queue.ping()
+
+
+def test_a_state_folder_has_one_server(state: Path) -> None:
+    with EmbeddedServer(state), pytest.raises(Unavailable, match="Another `omgsr serve`"):
+        EmbeddedServer(state).start()
+    with EmbeddedServer(state) as again:  # the folder is free again, the socket of before no hindrance
+        assert again.socket.exists()
+    assert (state / "queue").stat().st_mode & 0o777 == 0o700
+
+
+async def test_what_was_accepted_outlives_the_server(state: Path) -> None:
+    with EmbeddedServer(state, fsync="always") as server:
+        async with Queue(server.url) as queue:
+            await queue.submit(job("a"))
+        assert server.process
+        server.process.kill()
+        server.process.wait()
+        server.start()
+        async with Queue(server.url) as queue:
+            assert (await queue.status("a")).position == 0
+
+
+def test_blobs_are_whole_or_not_there(state: Path) -> None:
+    blobs = BlobStore((state / "blobs").as_uri())
+    blobs.put(input_key("a"), b"one")
+    blobs.put(result_key("a", 1), b"two")
+    blobs.put(result_key("a", 1), b"three")
+    assert blobs.get(result_key("a", 1)) == b"three"
+    assert sorted(path.name for path in (state / "blobs" / "a").iterdir()) == ["input", "result-1"]
+    assert (blobs.jobs(older_than_s=-1), blobs.jobs(older_than_s=60)) == ({"a"}, set())
+    blobs.delete("a")
+    blobs.delete("a")
+    assert not (state / "blobs" / "a").exists()
+    with pytest.raises(JobNotFound, match="kept no more"):
+        blobs.get(input_key("a"))
