@@ -1,9 +1,13 @@
 """The authors' numbers and the pipelines that must reproduce them (tests/data/golden/README.md)."""
 
 import json
+import shutil
 from pathlib import Path
 
 from model import OMGSRPipeline
+from model.family import family_named
+from model.files import base_sha256, file_sha256
+from model.variant import Base, Prompt, Variant
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
 FAMILY = {"s": "sd", "f": "flux"}
@@ -22,3 +26,26 @@ def golden_pipeline(case: str, *, adapters: bool = True) -> OMGSRPipeline:
         overlap=meta.get("tile_overlap_latent", 32),
         process_size=128,
     )
+
+
+def tiny_variant(models: Path, letter: str) -> Path:
+    """A sound variant of random weights, `models`/tiny-s or tiny-f, its base in `models`/bases."""
+    folder, base = models / f"tiny-{letter}", models / "bases" / f"tiny--{letter}"
+    shutil.copytree(GOLDEN / letter / "lora", folder)
+    shutil.copytree(GOLDEN / letter / "base", base)
+    shutil.copy(GOLDEN / letter / "prompt.safetensors", folder)
+    family = FAMILY[letter]
+    Variant(
+        name=folder.name,
+        family=family,
+        base=Base(id=f"tiny/{letter}", sha256=base_sha256(base, family_named(family).components)),
+        mid_timestep=195,
+        native_size=128,
+        process_size=128,
+        tile=16,
+        overlap=8,
+        dtype="float32",
+        prompt=Prompt(text="", sha256=file_sha256(folder / "prompt.safetensors")),
+        license="none: random weights",
+    ).write(folder)
+    return folder

@@ -11,37 +11,18 @@ from safetensors.torch import load_file, save_file
 from model import OMGSRPipeline
 from model.errors import ModelFilesError
 from model.family import family_named
-from model.files import base_sha256, file_sha256
-from model.variant import Base, Prompt, Variant, find_variants, verify_variant
-from tests.golden import GOLDEN
+from model.variant import Variant, find_variants, verify_variant
+from tests.golden import GOLDEN, tiny_variant
 
 
 @pytest.fixture(params=["s", "f"])
 def variant(request: pytest.FixtureRequest, tmp_path: Path) -> Path:
     """A variant folder of tiny random weights, with its base beside it."""
-    letter = request.param
-    folder = tmp_path / f"tiny-{letter}"
-    shutil.copytree(GOLDEN / letter / "lora", folder)
-    shutil.copytree(GOLDEN / letter / "base", tmp_path / "bases" / "example--tiny")
-    shutil.copy(GOLDEN / letter / "prompt.safetensors", folder)
-    family = {"s": "sd", "f": "flux"}[letter]
-    Variant(
-        name=folder.name,
-        family=family,
-        base=Base(
-            id="example/tiny",
-            sha256=base_sha256(tmp_path / "bases" / "example--tiny", family_named(family).components),
-        ),
-        mid_timestep=195,
-        native_size=128,
-        process_size=128,
-        tile=16,
-        overlap=8,
-        dtype="float32",
-        prompt=Prompt(text="", sha256=file_sha256(folder / "prompt.safetensors")),
-        license="none: random weights",
-    ).write(folder)
-    return folder
+    return tiny_variant(tmp_path, request.param)
+
+
+def base_of(variant: Path) -> Path:
+    return variant.parent / "bases" / f"tiny--{variant.name[-1]}"
 
 
 def adapter_file(folder: Path) -> Path:
@@ -49,7 +30,7 @@ def adapter_file(folder: Path) -> Path:
     return path
 
 
-def refused(folder: Path, match: str) -> None:
+def check_refused(folder: Path, match: str) -> None:
     with pytest.raises(ModelFilesError, match=match):
         OMGSRPipeline.from_variant(folder)
 
@@ -74,29 +55,29 @@ def test_a_missing_key_is_named(variant: Path) -> None:
     tensors = load_file(adapter_file(variant))
     gone = sorted(tensors)[0]
     save_file({key: tensor for key, tensor in tensors.items() if key != gone}, adapter_file(variant))
-    refused(variant, f"missing key {gone}")
+    check_refused(variant, f"missing key {gone}")
 
 
 def test_an_unexpected_key_is_named(variant: Path) -> None:
     tensors = load_file(adapter_file(variant))
     save_file({**tensors, "base_model.model.nowhere.lora_A.weight": torch.zeros(4, 4)}, adapter_file(variant))
-    refused(variant, "unexpected key base_model.model.nowhere")
+    check_refused(variant, "unexpected key base_model.model.nowhere")
 
 
 def test_a_shape_that_does_not_fit_is_named(variant: Path) -> None:
     tensors = load_file(adapter_file(variant))
     key = next(key for key in sorted(tensors) if key.endswith("to_k.lora_A.weight"))
     save_file({**tensors, key: torch.zeros(4, 7)}, adapter_file(variant))
-    refused(variant, r"to_k\.lora_A\.weight has shape \[4, 7\], the base needs")
+    check_refused(variant, r"to_k\.lora_A\.weight has shape \[4, 7\], the base needs")
 
 
 def test_a_base_of_equal_shapes_but_other_weights_is_refused(variant: Path) -> None:
-    (weights,) = (variant.parent / "bases" / "example--tiny" / "vae").glob("*.safetensors")
+    (weights,) = (base_of(variant) / "vae").glob("*.safetensors")
     save_file({key: tensor + 1 for key, tensor in load_file(weights).items()}, weights)
-    refused(variant, "not the base that .* was trained on")
+    check_refused(variant, "not the base that .* was trained on")
     with pytest.raises(ModelFilesError, match="not the base"):
         OMGSRPipeline.from_pretrained(
-            variant.parent / "bases" / "example--tiny",
+            base_of(variant),
             adapters=variant,
             family=Variant.read(variant).family,
             mid_timestep=195,
@@ -106,18 +87,18 @@ def test_a_base_of_equal_shapes_but_other_weights_is_refused(variant: Path) -> N
 
 
 def test_a_base_that_says_another_id_is_refused(variant: Path) -> None:
-    (variant.parent / "bases" / "example--tiny" / "base.json").write_text(json.dumps({"id": "example/other"}))
-    refused(variant, "belongs to base 'example/tiny'.* is 'example/other'")
+    (base_of(variant) / "base.json").write_text(json.dumps({"id": "tiny/other"}))
+    check_refused(variant, "belongs to base 'tiny/.'.* is 'tiny/other'")
 
 
 def test_a_base_that_is_not_there_is_named(variant: Path) -> None:
     shutil.rmtree(variant.parent / "bases")
-    refused(variant, "base 'example/tiny' of .* is in neither")
+    check_refused(variant, "base 'tiny/.' of .* is in neither")
 
 
 @pytest.mark.parametrize("where", ["vae", "denoiser", "adapter", "prompt"])
 def test_a_truncated_file_is_refused(variant: Path, where: str) -> None:
-    base = variant.parent / "bases" / "example--tiny"
+    base = base_of(variant)
     path = {
         "vae": next((base / "vae").glob("*.safetensors")),
         "denoiser": next(base.glob("[ut]*/*.safetensors")),
@@ -149,7 +130,7 @@ def test_a_truncated_bare_base_is_refused(tmp_path: Path, where: str) -> None:
 def test_a_variant_file_with_an_unknown_field_is_refused(variant: Path) -> None:
     fields = json.loads((variant / "variant.json").read_text())
     (variant / "variant.json").write_text(json.dumps({**fields, "colour": "red"}))
-    refused(variant, "colour")
+    check_refused(variant, "colour")
 
 
 def test_a_prompt_of_another_width_is_refused() -> None:
