@@ -1,27 +1,23 @@
 """A real API process on a real queue without any worker: the test itself takes the jobs, so nothing happens unasked."""
 
-import json
-import os
 import subprocess
-import sys
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
 
-from service.job import VariantInfo
+from service.job import Leased, VariantInfo
 from service.queue.blobs import BlobStore
 from service.queue.embedded import EmbeddedServer
 from service.queue.queue import Queue
 from service.settings import Settings
+from tests.running import OMGSR, Log, environment
 
 VARIANT = VariantInfo(
     name="hand-made", family="sd", base="none", mid_timestep=195, native_size=64, license="MIT", color_fix="adain"
 )
-SERVE = "from service.api.app import serve; from service.settings import Settings; serve(Settings())"
 
 
 @dataclass
@@ -31,52 +27,55 @@ class LoneApi:
     url: str
     grpc: str
     process: psutil.Process
-    settings: Settings
     server: EmbeddedServer
+    settings: Settings
     blobs: BlobStore
-    log: list[str] = field(repr=False)
+    log: Log
+
+    def __repr__(self) -> str:
+        return self.url
+
+    @property
+    def said(self) -> str:
+        return "".join(self.log.lines)
 
     def queue(self) -> Queue:
         return Queue.of(self.settings)
 
 
-def start(state: Path, **environment: str) -> subprocess.Popen[str]:
-    kept = {k: v for k, v in os.environ.items() if not k.startswith("OMGSR_") and k != "REDIS_URL"}
-    given = {"OMGSR_STATE_DIR": str(state), "OMGSR_PORT": "0", "OMGSR_GRPC_PORT": "0", "OMGSR_DRAIN_S": "2"}
-    return subprocess.Popen(
-        [sys.executable, "-c", SERVE], env=kept | given | environment, stderr=subprocess.PIPE, text=True
-    )
+def start(state: Path, **given: str) -> subprocess.Popen[str]:
+    return subprocess.Popen([*OMGSR, "api"], env=environment(state, state, **given), stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
-def lone_api(state: Path, **environment: str) -> Iterator[LoneApi]:
+def lone_api(state: Path, **given: str) -> Iterator[LoneApi]:
+    """An API process; when the block ends it is stopped, and has ended well."""
     with EmbeddedServer(state) as server:
-        process = start(state, **environment)
+        process = start(state, **given)
         assert process.stderr is not None
-        log: list[str] = []
-        for line in process.stderr:
-            log.append(line)
-            if '"listening"' in line:
-                break
-        else:
-            raise AssertionError("the API did not start:\n" + "".join(log))
-        ports = json.loads(log[-1])
-        rest = threading.Thread(target=lambda: log.extend(process.stderr), daemon=True)
-        rest.start()
-        settings = Settings(state_dir=state)
+        log = Log(process.stderr)
         try:
+            ports = log.find(r'"rest_port": (\d+), "grpc_port": (\d+)')
+            settings = Settings(state_dir=state)
             yield LoneApi(
-                url=f"http://127.0.0.1:{ports['rest_port']}",
-                grpc=f"127.0.0.1:{ports['grpc_port']}",
+                url=f"http://127.0.0.1:{ports[1]}",
+                grpc=f"127.0.0.1:{ports[2]}",
                 process=psutil.Process(process.pid),
-                settings=settings,
                 server=server,
+                settings=settings,
                 blobs=BlobStore(settings.blobs),
                 log=log,
             )
         finally:
             process.terminate()
-            code = process.wait(20)
-            rest.join()
-            process.stderr.close()
-            assert code == 0, "".join(log)
+            code = process.wait(30)
+            log.close()
+        assert code == 0, "".join(log.lines)
+
+
+async def first_lease(queue: Queue) -> Leased:
+    """The next job that arrives."""
+    after = "0"
+    while not (leased := await queue.lease([VARIANT.name], "the test", 1)):
+        after = await queue.arrival(after)
+    return leased[0]

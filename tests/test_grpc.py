@@ -4,6 +4,8 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import grpc
 import pytest
@@ -16,8 +18,8 @@ from PIL import Image
 
 from service.job import JobState, Result
 from service.queue.blobs import result_key
-from tests.lone_api import VARIANT, LoneApi, lone_api
-from tests.test_rest import first_lease, photo
+from tests.lone_api import VARIANT, LoneApi, first_lease, lone_api
+from tests.test_rest import photo
 
 SERVICE = "omgsr.v1.UpscaleService"
 PIECE = 1000
@@ -125,8 +127,11 @@ async def test_health_and_reflection(service):
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneApi]:
-    with lone_api(tmp_path_factory.mktemp("grpc"), OMGSR_MAX_UPLOAD_BYTES="20000") as started:
+def api() -> Iterator[LoneApi]:
+    with (
+        TemporaryDirectory(prefix="omgsr-") as folder,
+        lone_api(Path(folder), OMGSR_MAX_UPLOAD_BYTES="20000") as started,
+    ):
         yield started
 
 
@@ -193,8 +198,8 @@ async def test_cancel_on_the_stream(api, queue):
     assert (await queue.status(leased[0].job.id)).state is JobState.CANCELLED
 
 
-async def test_a_stop_lets_the_image_at_hand_finish(tmp_path):
-    with lone_api(tmp_path, OMGSR_DRAIN_S="20") as api:
+async def test_a_stop_lets_the_image_at_hand_finish(state: Path):
+    with lone_api(state, OMGSR_DRAIN_S="20") as api:
         async with api.queue() as queue:
             await queue.register("the test", [VARIANT], ttl_s=600)
             waiting = asyncio.create_task(converse(api.grpc, upload("last", photo())))

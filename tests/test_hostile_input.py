@@ -5,6 +5,8 @@ import socket
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import pytest
@@ -22,17 +24,16 @@ SEEDS = list(hostile.seeds().values())
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneApi]:
-    folder = tmp_path_factory.mktemp("hostile")
-    uploads = folder / "tmp"
-    uploads.mkdir()
-    with lone_api(folder, OMGSR_MAX_INPUT_PIXELS=str(LIMIT), TMPDIR=str(uploads)) as started:
-        asyncio.run(_register(started))
-        yield started
-        assert list(uploads.iterdir()) == []
-        log = "".join(started.log)
-        assert "Traceback" not in log
-        assert '"level": "error"' not in log
+def api() -> Iterator[LoneApi]:
+    with TemporaryDirectory(prefix="omgsr-") as folder:
+        uploads = Path(folder) / "tmp"
+        uploads.mkdir()
+        with lone_api(Path(folder), OMGSR_MAX_INPUT_PIXELS=str(LIMIT), TMPDIR=str(uploads)) as started:
+            asyncio.run(_register(started))
+            yield started
+            assert list(uploads.iterdir()) == []
+        assert "Traceback" not in started.said
+        assert '"level": "error"' not in started.said
 
 
 async def _register(api: LoneApi) -> None:
@@ -86,10 +87,8 @@ async def test_the_whole_corpus_is_refused_and_nothing_leaks(api: LoneApi):
     assert codes[413] >= 5
     assert codes[415] >= 20
     assert codes[422] >= 100
-    # connections close a little after their client
-    async with asyncio.timeout(20):
-        while api.process.num_fds() > files + 2:
-            await asyncio.sleep(0.05)
+    # Pools hold as many connections as were ever in use at once; a leak would be one an upload.
+    assert api.process.num_fds() <= files + 40
     assert api.process.num_threads() <= threads + 8  # asyncio's own pool fills up to its bound
     assert api.process.memory_info().rss < memory + 128 * 2**20
     assert api.process.children() == []

@@ -5,6 +5,7 @@ import signal
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import httpx
 import numpy as np
@@ -16,7 +17,7 @@ from service.errors import ProcessingFailed
 from service.job import JobState, Result
 from service.queue.blobs import result_key
 from service.queue.queue import Queue
-from tests.lone_api import VARIANT, LoneApi, lone_api, start
+from tests.lone_api import VARIANT, LoneApi, first_lease, lone_api, start
 
 JOB_FIELDS = {
     *("id", "state", "model", "position", "tiles_done", "tiles_total", "eta_s"),
@@ -124,9 +125,9 @@ async def test_models_and_readiness_and_metrics(client):
 
 
 @pytest.fixture(scope="module")
-def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[LoneApi]:
+def api() -> Iterator[LoneApi]:
     limits = {"OMGSR_MAX_UPLOAD_BYTES": "200000", "OMGSR_MAX_INPUT_PIXELS": "40000", "OMGSR_MAX_OUTPUT_PIXELS": "90000"}
-    with lone_api(tmp_path_factory.mktemp("api"), **limits) as started:
+    with TemporaryDirectory(prefix="omgsr-") as folder, lone_api(Path(folder), **limits) as started:
         yield started
 
 
@@ -188,15 +189,6 @@ async def test_a_failed_job_answers_with_its_problem(alone, queue):
     job = (await alone.get(f"/v1/jobs/{leased.job.id}")).json()
     assert job["state"] == "failed"
     assert job["error"]["advice"] == "Buy another."
-
-
-async def first_lease(queue: Queue):
-    """The next job that arrives."""
-    after = "0"
-    async with asyncio.timeout(20):
-        while not (leased := await queue.lease([VARIANT.name], "the test", 1)):
-            after = await queue.arrival(after)
-    return leased[0]
 
 
 async def test_cancel(alone, queue):
@@ -314,8 +306,8 @@ async def test_the_root_leads_to_the_docs_which_know_every_option(alone):
     assert form["properties"].keys() >= {"image", "model", "scale", "strength", "color_fix", "format", "quality"}
 
 
-async def test_without_a_worker_or_without_a_queue_it_says_so(tmp_path: Path):
-    with lone_api(tmp_path) as api:
+async def test_without_a_worker_or_without_a_queue_it_says_so(state: Path):
+    with lone_api(state) as api:
         async with httpx.AsyncClient(base_url=api.url, timeout=60) as client:
             for queue_is_there in (True, False):
                 if not queue_is_there:
@@ -326,20 +318,20 @@ async def test_without_a_worker_or_without_a_queue_it_says_so(tmp_path: Path):
                 check_problem(answer, 503, "unavailable")
                 assert int(answer.headers["retry-after"]) > 0
                 assert (await client.get("/metrics")).status_code == 200
-        assert "Traceback" not in "".join(api.log)
+        assert "Traceback" not in api.said
 
 
-async def test_a_store_that_takes_no_file_is_unavailable(tmp_path: Path):
-    (tmp_path / "blobs").write_bytes(b"a file where the folder should be")
-    with lone_api(tmp_path) as api:
+async def test_a_store_that_takes_no_file_is_unavailable(state: Path):
+    (state / "blobs").write_bytes(b"a file where the folder should be")
+    with lone_api(state) as api:
         async with api.queue() as queue, httpx.AsyncClient(base_url=api.url, timeout=60) as client:
             await queue.register("the test", [VARIANT], ttl_s=600)
             answer = await client.post("/v1/upscale", files={"image": photo()})
     assert "cannot store" in check_problem(answer, 503, "unavailable")
 
 
-async def test_a_stop_lets_the_request_at_hand_finish(tmp_path: Path):
-    with lone_api(tmp_path, OMGSR_DRAIN_S="20") as api:
+async def test_a_stop_lets_the_request_at_hand_finish(state: Path):
+    with lone_api(state, OMGSR_DRAIN_S="20") as api:
         async with api.queue() as queue, httpx.AsyncClient(base_url=api.url, timeout=60) as client:
             await queue.register("the test", [VARIANT], ttl_s=600)
             waiting = asyncio.create_task(client.post("/v1/upscale", files={"image": ("a.png", photo())}))
@@ -352,11 +344,11 @@ async def test_a_stop_lets_the_request_at_hand_finish(tmp_path: Path):
             assert (await waiting).content == b"finished"
 
 
-def test_a_taken_port_is_named_with_its_holder(api: LoneApi, tmp_path: Path):
+def test_a_taken_port_is_named_with_its_holder(api: LoneApi, state: Path):
     port = api.url.rpartition(":")[2]
     for name in ("OMGSR_PORT", "OMGSR_GRPC_PORT"):
         port = (api.url if name == "OMGSR_PORT" else api.grpc).rpartition(":")[2]
-        process = start(tmp_path, **{name: port})
+        process = start(state, **{name: port})
         _, said = process.communicate(timeout=30)
         assert process.returncode != 0
         assert f"port {port} on 127.0.0.1 is taken" in said.replace("Port", "port")
