@@ -217,6 +217,39 @@ def test_cmyk_tiff():
     assert close(picture.rgb, CORNERS, 1)
 
 
+def odd_press() -> bytes:
+    """A CMYK profile, made by hand, of a press whose cyan ink is orange: only through it do the colours come out."""
+    paper, orange, black = bytes((255, 128, 128)), bytes((178, 165, 200)), bytes((0, 128, 128))  # L, a, b in 8 bits
+    table = paper + black * 7 + orange + black * 7  # cyan varies slowest
+    identity = struct.pack(">9i", *(65536 if i % 4 == 0 else 0 for i in range(9)))
+    curve = bytes(range(256))
+    lut = b"mft1\0\0\0\0" + bytes((4, 3, 2, 0)) + identity + curve * 4 + table + curve * 3
+    lut += bytes(-len(lut) % 4)
+    white = b"XYZ \0\0\0\0" + struct.pack(">3i", 63190, 65536, 54061)
+    text = b"text\0\0\0\0odd\0"
+    offset, tags, body = 128 + 4 + 12 * 3, b"", b""
+    for name, data in ((b"A2B0", lut), (b"wtpt", white), (b"cprt", text)):
+        tags += name + struct.pack(">II", offset + len(body), len(data))
+        body += data
+    size = offset + len(body)
+    head = struct.pack(">I4sI4s4s4s12x4s4x", size, b"lcms", 0x02400000, b"prtr", b"CMYK", b"Lab ", b"acsp")
+    head += bytes(68 - len(head)) + struct.pack(">3i", 63190, 65536, 54061)
+    return head + bytes(128 - len(head)) + struct.pack(">I", 3) + tags + body
+
+
+@pytest.mark.parametrize(("kind", "options"), [("TIFF", {}), ("JPEG", {"quality": 95})])
+def test_cmyk_goes_through_its_profile(kind, options):
+    inks = np.zeros((32, 32, 4), np.uint8)
+    inks[:, 16:, 0] = 255
+    data = file(Image.fromarray(inks, "CMYK"), kind, icc_profile=odd_press(), **options)
+    picture = decode(data, max_pixels=LIMIT)
+    assert picture.icc is None
+    assert (picture.rgb[8:24, 4:12] > 245).all()
+    red, green, blue = picture.rgb[16, 24].astype(int)
+    assert red > 200
+    assert red > green + 60 > blue + 60
+
+
 def test_an_rgb_profile_in_a_cmyk_file_is_not_carried_over():
     picture = decode(file(Image.fromarray(CORNERS).convert("CMYK"), "TIFF", icc_profile=SRGB), max_pixels=LIMIT)
     assert picture.icc is None
