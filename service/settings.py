@@ -35,7 +35,7 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(32 * 2**20, ge=1024)
     max_input_pixels: int = Field(16_000_000, ge=1)
-    max_output_pixels: int = Field(64_000_000, ge=1)
+    max_output_pixels: int = Field(16_777_216, ge=1, description="the mini takes about 800 bytes of memory for each")
 
     lease_s: float = Field(15.0, gt=0, description="a worker that is silent for so long loses its jobs")
     max_attempts: int = Field(3, ge=1, description="deliveries before a job is failed")
