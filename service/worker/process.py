@@ -28,6 +28,7 @@ from service.worker.variants import info, load_variants
 QUEUE_PAUSE_S = 0.5
 RECLAIM_S = 1.0
 SWEEP_S = 60.0
+LAST_BATCH_S = 20.0
 
 _log = structlog.get_logger(__name__)
 T = TypeVar("T")
@@ -54,8 +55,8 @@ class Worker:
         beat = self._settings.lease_s / 3
         await self._insist(self._register)
         taking = asyncio.create_task(self._every(0, self._take))
+        device = asyncio.create_task(self._device())
         others = [
-            asyncio.create_task(self._device()),
             asyncio.create_task(self._every(beat, self._register)),
             asyncio.create_task(self._every(beat, self._renew)),
             asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
@@ -63,13 +64,17 @@ class Worker:
         ]
         stopping = asyncio.create_task(stop.wait())
         _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
-        ended, _ = await asyncio.wait([stopping, taking, *others], return_when=asyncio.FIRST_COMPLETED)
+        ended, _ = await asyncio.wait([stopping, taking, device, *others], return_when=asyncio.FIRST_COMPLETED)
         taking.cancel()
         await self._drain()
         for task in (stopping, *others):
             task.cancel()
         await asyncio.gather(taking, stopping, *others, return_exceptions=True)
         self._pool.shutdown(wait=False, cancel_futures=True)
+        # An interpreter that ends under a thread at work in torch aborts: let the batch at hand end.
+        if not (await asyncio.wait([device], timeout=LAST_BATCH_S))[0]:
+            _log.error("the device thread does not end, leaving without it")
+            os._exit(1)
         for task in ended - {stopping}:  # a loop ends by a fault only
             task.result()
 
@@ -138,7 +143,7 @@ class Worker:
                 ended.set_exception(error)
 
         threading.Thread(target=run, name="device", daemon=True).start()
-        await asyncio.shield(asyncio.wrap_future(ended))
+        await asyncio.wrap_future(ended)
 
     # One job --------------------------------------------------------------------------------------------------------
 

@@ -1,0 +1,104 @@
+"""The command line, as a person types it."""
+
+import shutil
+import subprocess
+import time
+from pathlib import Path
+
+from PIL import Image
+
+from tests.golden import GOLDEN
+from tests.running import OMGSR, environment
+
+PHOTOS = GOLDEN / "s" / "e2e_adain_t195" / "in"
+
+
+def omgsr(models: Path, *words: str | Path) -> subprocess.CompletedProcess[str]:
+    ran = subprocess.run(
+        [*OMGSR, *map(str, words)],
+        env=environment(Path("unused"), models),
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert "Traceback" not in ran.stderr, ran.stderr
+    return ran
+
+
+def test_help_is_quick_and_names_every_command(tiny_models: Path) -> None:
+    omgsr(tiny_models, "--help")
+    began = time.process_time_ns(), time.monotonic()
+    shown = omgsr(tiny_models, "--help")
+    assert time.monotonic() - began[1] < 5
+    assert all(name in shown.stdout for name in ("serve", "api", "worker", "upscale", "models", "jobs"))
+    loaded = subprocess.run(
+        [OMGSR[0], "-c", "import service.cli, sys; print(*sys.modules)"], capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not {"torch", "redis", "fastapi", "pydantic", "numpy"} & set(loaded)
+
+
+def test_a_folder_comes_out_with_its_names(tiny_models: Path, tmp_path: Path) -> None:
+    source, target = tmp_path / "in", tmp_path / "out"
+    (source / "deeper").mkdir(parents=True)
+    shutil.copy(PHOTOS / "a32x32.png", source / "a.b.png")
+    with Image.open(PHOTOS / "a32x32.png") as image:
+        image.convert("RGB").save(source / "same.jpg")
+        image.save(source / "same.png")
+        image.save(source / "deeper" / "same.png")
+    (source / "notes.txt").write_text("no photo")
+    ran = omgsr(tiny_models, "upscale", source, target, "--model", "tiny-s", "--scale", "2")
+    assert ran.returncode == 0, ran.stderr
+    assert "skipped, not a photo" in ran.stderr
+    made = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
+    assert made == ["a.b.png", "deeper/same.png", "same.jpg.png", "same.png.png"]
+    with Image.open(target / "a.b.png") as image:
+        assert image.size == (64, 64)
+
+
+def test_a_file_that_fails_is_named_and_the_others_are_made(tiny_models: Path, tmp_path: Path) -> None:
+    source = tmp_path / "in"
+    source.mkdir()
+    shutil.copy(PHOTOS / "a32x32.png", source / "good.png")
+    (source / "bad.png").write_bytes((PHOTOS / "a32x32.png").read_bytes()[:200])
+    ran = omgsr(tiny_models, "upscale", source, tmp_path / "out", "--model", "tiny-s", "--format", "webp")
+    assert ran.returncode == 1
+    assert "failed: " in ran.stderr
+    assert "bad.png" in ran.stderr
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.webp"]
+    again = omgsr(tiny_models, "upscale", source, tmp_path / "out", "--model", "tiny-s", "--format", "webp")
+    assert again.returncode == 1
+    assert "exists already" in again.stderr
+
+
+def test_one_photo_equals_the_authors_image(tiny_models: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made.png"
+    ran = omgsr(tiny_models, "upscale", PHOTOS / "b48x36.png", made, "--model", "tiny-s", "--color-fix", "adain")
+    assert ran.returncode == 0, ran.stderr
+    with Image.open(made) as image:
+        assert image.size == (192, 144)
+
+
+def test_what_is_wrong_is_said_in_words(tiny_models: Path, tmp_path: Path) -> None:
+    for words, said in [
+        (("upscale", tmp_path / "none.png", tmp_path / "o.png"), "There is no file or folder"),
+        (("upscale", PHOTOS / "a32x32.png", tmp_path / "o.tga"), "does not name a"),
+        (("upscale", PHOTOS / "a32x32.png", tmp_path / "o.png", "--model", "other"), "There is no model 'other'"),
+        (("models", "verify", "--models", tmp_path), "no variant folder"),
+    ]:
+        ran = omgsr(tiny_models, *words)
+        assert ran.returncode == 1
+        assert said in ran.stderr
+
+
+def test_models_are_listed_and_verified(tiny_models: Path, tmp_path: Path) -> None:
+    listed = omgsr(tiny_models, "models", "list")
+    assert "tiny-s" in listed.stdout
+    assert "tiny-f" in listed.stdout
+    assert omgsr(tiny_models, "models", "verify").returncode == 0
+    shutil.copytree(tiny_models / "tiny-s", tmp_path / "tiny-s")
+    weights = next((tmp_path / "tiny-s" / "base" / "unet").glob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:-100])
+    broken = omgsr(tmp_path, "models", "verify")
+    assert broken.returncode == 1
+    assert "NOT sound" in broken.stdout
