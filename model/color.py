@@ -23,13 +23,14 @@ def wavelet(image: Tensor, reference: Tensor) -> Tensor:
 
 def low_frequencies(image: Tensor) -> Tensor:
     """`image` [3,H,W] through LEVELS of [1,2,1]/4 blurs, each twice as wide as the one before."""
-    low = image[:, None]
-    kernel = low.new_tensor([0.25, 0.5, 0.25])
     for level in range(LEVELS):
         reach = 2**level
-        low = F.conv2d(F.pad(low, (reach, reach, 0, 0), "replicate"), kernel.view(1, 1, 1, 3), dilation=(1, reach))
-        low = F.conv2d(F.pad(low, (0, 0, reach, reach), "replicate"), kernel.view(1, 1, 3, 1), dilation=(reach, 1))
-    return low[:, 0]
+        # Sums of slices: dilated convolutions of one channel cost a CPU ten times as much.
+        rows = F.pad(image, (0, 0, reach, reach), "replicate")
+        image = (rows[:, : -2 * reach] + 2 * image + rows[:, 2 * reach :]) / 4
+        columns = F.pad(image, (reach, reach, 0, 0), "replicate")
+        image = (columns[..., : -2 * reach] + 2 * image + columns[..., 2 * reach :]) / 4
+    return image
 
 
 def _statistics(image: Tensor) -> tuple[Tensor, Tensor]:
