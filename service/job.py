@@ -92,6 +92,7 @@ class JobStatus(Message):
     state: JobState
     position: int | None = Field(None, description="0 is next; only while queued")
     attempt: int = 0
+    worker: str = Field("", description="the last one that took it: HOST-PID-…")
     tiles_done: int = 0
     tiles_total: int = 0
     created_at: float

@@ -47,5 +47,8 @@ def tiny_models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def service(tiny_models: Path) -> Iterator[Service]:
     """The whole service, shared by all tests that leave it as they found it."""
-    with TemporaryDirectory(prefix="omgsr-") as folder, running_service(Path(folder), tiny_models) as running:
+    with (
+        TemporaryDirectory(prefix="omgsr-") as folder,
+        running_service(Path(folder), tiny_models, OMGSR_LEASE_S="4") as running,
+    ):
         yield running

@@ -2,6 +2,7 @@
 
 import os
 import re
+import signal
 import subprocess
 import sys
 import threading
@@ -28,7 +29,8 @@ class Service:
     process: psutil.Process
     settings: Settings
     family: list[psutil.Process]
-    """The supervisor and everything it has started."""
+    """The supervisor and everything it had started when it was ready."""
+    log: "Log"
 
     def child(self, word: str) -> psutil.Process:
         """The child whose command line ends in the word, or names it."""
@@ -79,6 +81,16 @@ class Log:
         self.pipe.close()
 
 
+@contextmanager
+def stopped(process: psutil.Process) -> Iterator[None]:
+    """A process that is stopped within the block, and goes on after it."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
+
+
 def environment(state: Path, models: Path, **given: str) -> dict[str, str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith("OMGSR_") and k != "REDIS_URL"}
     ours = {
@@ -116,7 +128,7 @@ def running_service(state: Path, models: Path, *arguments: str, **given: str) ->
         grpc = out.find(r"gRPC\s+(\S+)")[1]
         lease_s = float(given.get("OMGSR_LEASE_S", 15))
         family = [supervisor, *supervisor.children(recursive=True)]
-        service = Service(url, grpc, supervisor, settings_of(state, models, lease_s=lease_s), family)
+        service = Service(url, grpc, supervisor, settings_of(state, models, lease_s=lease_s), family, err)
         out.find(r"stop\s+Ctrl-C")
         yield service
     except AssertionError:

@@ -3,21 +3,22 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from io import BytesIO
 from pathlib import Path
+from uuid import uuid4
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 
 from service.job import Event, Job, JobState, JobStatus, UpscaleOptions
 from service.queue.blobs import BlobStore, input_key
 from service.queue.embedded import EmbeddedServer
 from service.queue.queue import Queue
-from tests.running import running_service, running_worker, settings_of
+from service.settings import Settings
+from tests.running import Service, running_worker, settings_of, stopped
 
-SHORT_LEASE = {"OMGSR_LEASE_S": "1.5"}
 SIDE = 192  # at 4×, 121 tiles: enough work to be caught in
 
 
@@ -52,87 +53,107 @@ async def only_job(queue: Queue) -> JobStatus:
     return jobs[0]
 
 
-@asynccontextmanager
-async def queued_photo(state: Path, models: Path) -> AsyncIterator[tuple[Queue, BlobStore, str]]:
-    """A queue of the test's own with one large photo in it."""
-    settings = settings_of(state, models, lease_s=float(SHORT_LEASE["OMGSR_LEASE_S"]))
+async def submit_photo(queue: Queue, settings: Settings) -> str:
+    """Put one large photo in line, as the API does, and return its job's id."""
+    job_id = uuid4().hex
+    BlobStore(settings.blobs).put(input_key(job_id), large_photo())
+    options = UpscaleOptions(model="tiny-s")
+    await queue.submit(Job(id=job_id, options=options, width=SIDE, height=SIDE, input_key=input_key(job_id)))
+    return job_id
+
+
+async def one_worker_alive(queue: Queue) -> None:
+    """Return when the worker that died has passed out of mind, and its replacement is there."""
+    async with asyncio.timeout(60):
+        while await queue.workers_alive() != 1:
+            await asyncio.sleep(0.05)
+
+
+@pytest.fixture
+async def shared(service: Service) -> AsyncIterator[Queue]:
+    """The queue of the whole service."""
+    async with Queue.of(service.settings) as queue:
+        yield queue
+
+
+@pytest.fixture
+async def alone(state: Path, tiny_models: Path) -> AsyncIterator[Queue]:
+    """A queue without any worker."""
     with EmbeddedServer(state):
-        async with Queue.of(settings) as queue:
-            blobs = BlobStore(settings.blobs)
-            blobs.put(input_key("photo"), large_photo())
-            options = UpscaleOptions(model="tiny-s")
-            await queue.submit(Job(id="photo", options=options, width=SIDE, height=SIDE, input_key=input_key("photo")))
-            yield queue, blobs, "photo"
+        async with Queue.of(settings_of(state, tiny_models)) as queue:
+            yield queue
 
 
-async def test_a_killed_worker_is_replaced_and_the_client_gets_its_image(state: Path, tiny_models: Path) -> None:
-    with running_service(state, tiny_models, **SHORT_LEASE) as service:
-        async with httpx.AsyncClient(base_url=service.url, timeout=90) as client, Queue.of(service.settings) as queue:
-            answer = asyncio.create_task(
-                client.post("/v1/upscale", files={"image": ("p.png", large_photo())}, data={"model": "tiny-s"})
-            )
-            job = await only_job(queue)
-            await in_mid_job(queue, job.job.id)
-            service.child("worker").send_signal(signal.SIGKILL)
-            got = await answer
-            assert got.status_code == 200, got.text
-            assert size_of(got.content) == (4 * SIDE, 4 * SIDE)
-            status = await queue.status(job.job.id)
-            assert (status.state, status.attempt) == (JobState.SUCCEEDED, 2)
+async def test_a_killed_worker_is_replaced_and_the_client_gets_its_image(service: Service, shared: Queue) -> None:
+    async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+        files = {"image": ("p.png", large_photo())}
+        answer = asyncio.create_task(client.post("/v1/upscale", files=files, data={"model": "tiny-s"}))
+        job = await only_job(shared)
+        await in_mid_job(shared, job.job.id)
+        service.child("worker").send_signal(signal.SIGKILL)
+        got = await answer
+    assert got.status_code == 200, got.text
+    assert size_of(got.content) == (4 * SIDE, 4 * SIDE)
+    status = await shared.status(job.job.id)
+    assert (status.state, status.attempt) == (JobState.SUCCEEDED, 2)
+    await one_worker_alive(shared)
 
 
-async def test_a_worker_stopped_past_its_lease_and_continued_gives_one_result(state: Path, tiny_models: Path) -> None:
-    async with queued_photo(state, tiny_models) as (queue, blobs, job_id):
-        with running_worker(state, tiny_models, **SHORT_LEASE) as (stopped, log):
-            await in_mid_job(queue, job_id)
-            stopped.send_signal(signal.SIGSTOP)
-            try:
-                with running_worker(state, tiny_models, **SHORT_LEASE):
-                    async with asyncio.timeout(60):
-                        done = await queue.wait(job_id)
-            finally:
-                stopped.send_signal(signal.SIGCONT)
-            assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
-            await asyncio.to_thread(log.find, "job dropped|image came too late", 60)
-        assert await queue.status(job_id) == done
-        finals = [event async for event in queue.events(job_id) if event.final]
-        assert len(finals) == 1
-        assert done.result
-        assert size_of(blobs.get(done.result.key)) == (4 * SIDE, 4 * SIDE)
+async def test_a_worker_stopped_past_its_lease_and_continued_gives_one_result(
+    service: Service, shared: Queue, tiny_models: Path
+) -> None:
+    settings = service.settings
+    with running_worker(settings.state_dir, tiny_models, OMGSR_LEASE_S="4") as (second, log):
+        job_id = await submit_photo(shared, settings)
+        await in_mid_job(shared, job_id)
+        second_has_it = (await shared.status(job_id)).worker.split("-")[-2] == str(second.pid)
+        holder, its_log = (second, log) if second_has_it else (service.child("worker"), service.log)
+        with stopped(holder):
+            async with asyncio.timeout(60):
+                done = await shared.wait(job_id)
+        assert (done.state, done.attempt) == (JobState.SUCCEEDED, 2)
+        await asyncio.to_thread(its_log.find, f"(?=.*{job_id}).*(job dropped|image came too late)", 60)
+    assert await shared.status(job_id) == done
+    assert len([event async for event in shared.events(job_id) if event.final]) == 1
+    assert done.result
+    assert size_of(BlobStore(settings.blobs).get(done.result.key)) == (4 * SIDE, 4 * SIDE)
+    await one_worker_alive(shared)
 
 
-async def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(state: Path, tiny_models: Path) -> None:
-    async with queued_photo(state, tiny_models) as (queue, _, job_id):
-        with running_worker(state, tiny_models, **SHORT_LEASE, OMGSR_DRAIN_S="0") as (worker, _):
-            await in_mid_job(queue, job_id)
-            worker.terminate()
-            assert await asyncio.to_thread(worker.wait, 30) == 0
-        status = await queue.status(job_id)
-        assert (status.state, status.position) == (JobState.QUEUED, 0)
-        assert await queue.workers_alive() == 0
+async def test_a_cancelled_job_is_dropped_and_a_bad_one_fails_alone(service: Service, shared: Queue) -> None:
+    job_id = await submit_photo(shared, service.settings)
+    await in_mid_job(shared, job_id)
+    assert await shared.cancel(job_id) is JobState.CANCELLED
+    await asyncio.to_thread(service.log.find, f"(?=.*{job_id}).*job dropped", 30)
+    bad = uuid4().hex
+    BlobStore(service.settings.blobs).put(input_key(bad), b"no image at all")
+    options = UpscaleOptions(model="tiny-f")
+    await shared.submit(Job(id=bad, options=options, width=9, height=9, input_key=input_key(bad)))
+    good = await submit_photo(shared, service.settings)
+    async with asyncio.timeout(60):
+        failed = await shared.wait(bad)
+        assert (await shared.wait(good)).state is JobState.SUCCEEDED
+    assert failed.error
+    assert (failed.state, failed.error.status, failed.attempt) == (JobState.FAILED, 415, 1)
 
 
-async def test_a_worker_told_to_stop_finishes_what_it_can(state: Path, tiny_models: Path) -> None:
-    async with queued_photo(state, tiny_models) as (queue, _, job_id):
-        with running_worker(state, tiny_models, OMGSR_DRAIN_S="60") as (worker, _):
-            await in_mid_job(queue, job_id)
-            worker.terminate()
-            assert (await queue.wait(job_id)).state is JobState.SUCCEEDED
-            assert await asyncio.to_thread(worker.wait, 30) == 0
+async def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(
+    alone: Queue, state: Path, tiny_models: Path
+) -> None:
+    with running_worker(state, tiny_models, OMGSR_DRAIN_S="0") as (worker, _):
+        job_id = await submit_photo(alone, settings_of(state, tiny_models))
+        await in_mid_job(alone, job_id)
+        worker.terminate()
+        assert await asyncio.to_thread(worker.wait, 30) == 0
+    status = await alone.status(job_id)
+    assert (status.state, status.position) == (JobState.QUEUED, 0)
+    assert await alone.workers_alive() == 0
 
 
-async def test_a_cancelled_job_is_dropped_and_the_worker_goes_on(state: Path, tiny_models: Path) -> None:
-    async with queued_photo(state, tiny_models) as (queue, blobs, job_id):
-        with running_worker(state, tiny_models, **SHORT_LEASE) as (_, log):
-            await in_mid_job(queue, job_id)
-            assert await queue.cancel(job_id) is JobState.CANCELLED
-            await asyncio.to_thread(log.find, "job dropped", 30)
-            blobs.put(input_key("bad"), b"no image at all")
-            await queue.submit(
-                Job(id="bad", options=UpscaleOptions(model="tiny-f"), width=9, height=9, input_key=input_key("bad"))
-            )
-            async with asyncio.timeout(30):
-                failed = await queue.wait("bad")
-            assert failed.error
-            assert failed.error.status == 415
-            assert failed.attempt == 1
+async def test_a_worker_told_to_stop_finishes_what_it_can(alone: Queue, state: Path, tiny_models: Path) -> None:
+    with running_worker(state, tiny_models, OMGSR_DRAIN_S="60") as (worker, _):
+        job_id = await submit_photo(alone, settings_of(state, tiny_models))
+        await in_mid_job(alone, job_id)
+        worker.terminate()
+        assert (await alone.wait(job_id)).state is JobState.SUCCEEDED
+        assert await asyncio.to_thread(worker.wait, 30) == 0

@@ -1,7 +1,6 @@
 """`omgsr serve`: starts everything, says what is wrong, leaves nothing behind."""
 
 import os
-import re
 import signal
 import subprocess
 from pathlib import Path
@@ -29,10 +28,7 @@ def serve_in_vain(state: Path, models: Path, *arguments: str, **given: str) -> s
 
 def test_it_is_ready_and_lists_its_models(service) -> None:
     listed = httpx.get(f"{service.url}/v1/models").raise_for_status().json()["models"]
-    assert [model["name"] for model in listed] == ["tiny-f", "tiny-s"] or {m["name"] for m in listed} == {
-        "tiny-s",
-        "tiny-f",
-    }
+    assert {model["name"] for model in listed} == {"tiny-f", "tiny-s"}
 
 
 def test_a_taken_port_is_refused_with_the_name_of_its_holder(service, state: Path, tiny_models: Path) -> None:
@@ -62,7 +58,6 @@ def test_sigterm_and_ctrl_c_leave_nothing(state: Path, tiny_models: Path) -> Non
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(STOP_S) == 0
         assert psutil.wait_procs(service.family, timeout=0)[1] == []
-    assert not [line for line in server_log(state) if "crash" in line.lower()]
 
 
 def test_a_killed_supervisor_leaves_no_orphans(state: Path, tiny_models: Path) -> None:
@@ -70,8 +65,3 @@ def test_a_killed_supervisor_leaves_no_orphans(state: Path, tiny_models: Path) -
         os.kill(service.process.pid, signal.SIGKILL)
         _, left = psutil.wait_procs(service.family, timeout=10)
         assert left == []
-
-
-def server_log(state: Path) -> list[str]:
-    log = state / "queue" / "server.log"
-    return re.split(r"\n", log.read_text()) if log.exists() else []

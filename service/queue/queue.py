@@ -231,6 +231,7 @@ def _status(pairs: list[str], position: int) -> JobStatus:
         state=JobState(told["state"]),
         position=position if position >= 0 else None,
         attempt=int(told["attempt"]),
+        worker=told.get("worker", ""),
         tiles_done=int(told["tiles_done"]),
         tiles_total=int(told["tiles_total"]),
         created_at=float(told["created_at"]),

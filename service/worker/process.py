@@ -118,7 +118,7 @@ class Worker:
         for job_id in held.keys() - still:
             leased, task = self._jobs.get(job_id, (None, None))
             if leased and task and leased.attempt == held[job_id]:
-                _log.info("job dropped: cancelled, or lost to another worker", job=job_id, attempt=leased.attempt)
+                _log.info("job dropped", job=job_id, attempt=leased.attempt, why="cancelled, or lost to another worker")
                 task.cancel()
 
     async def _reclaim(self) -> None:
