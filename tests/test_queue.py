@@ -12,6 +12,7 @@ from service.job import Job, JobState, Leased, Result, UpscaleOptions, VariantIn
 from service.queue.blobs import BlobStore, input_key, result_key
 from service.queue.embedded import EmbeddedServer
 from service.queue.queue import Queue
+from service.queue.sweep import sweep
 
 RESULT = Result(key="k", mime_type="image/png", width=4, height=4, bytes=9)
 PROBLEM = ProcessingFailed("It went wrong.").problem()
@@ -146,7 +147,11 @@ async def test_giving_a_job_back_costs_no_attempt(queue: Queue) -> None:
         assert leased.attempt == attempt  # the fence never repeats
         assert await queue.release("a", attempt)
         assert await queue.release("a", attempt)
-    assert (await queue.status("a")).state is JobState.QUEUED
+    for attempt in (7, 8, 9):  # the three that count
+        assert (await queue.status("a")).state is JobState.QUEUED
+        await queue.lease(["m"], "w", 1)
+        assert await queue.fail("a", attempt, PROBLEM, retry=True)
+    assert (await queue.status("a")).state is JobState.FAILED
 
 
 async def test_cancel_waiting_running_and_done(queue: Queue) -> None:
@@ -262,3 +267,13 @@ def test_blobs_are_whole_or_not_there(state: Path) -> None:
     assert not (state / "blobs" / "a").exists()
     with pytest.raises(JobNotFound, match="kept no more"):
         blobs.get(input_key("a"))
+
+
+async def test_files_are_swept_when_their_job_is_forgotten(queue: Queue, state: Path) -> None:
+    blobs = BlobStore((state / "blobs").as_uri())
+    for name in ("kept", "orphan"):
+        blobs.put(input_key(name), b"one")
+    await queue.submit(job("kept"))
+    assert await sweep(blobs, queue, older_than_s=60) == 0
+    assert await sweep(blobs, queue, older_than_s=-1) == 1
+    assert blobs.jobs(older_than_s=-1) == {"kept"}

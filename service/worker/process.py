@@ -18,6 +18,7 @@ from service.errors import ProcessingFailed, ServiceError, Unavailable
 from service.job import Leased
 from service.queue.blobs import BlobStore
 from service.queue.queue import Queue
+from service.queue.sweep import sweep
 from service.settings import Settings
 from service.telemetry import configure_logging
 from service.worker.engine import Engine
@@ -60,7 +61,7 @@ class Worker:
             asyncio.create_task(self._every(beat, self._register)),
             asyncio.create_task(self._every(beat, self._renew)),
             asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
-            asyncio.create_task(self._every(SWEEP_S, self._sweep)),
+            asyncio.create_task(self._every(min(SWEEP_S, self._settings.result_ttl_s), self._sweep)),
         ]
         stopping = asyncio.create_task(stop.wait())
         _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
@@ -126,10 +127,8 @@ class Worker:
             _log.warning("jobs of silent workers taken back", count=count)
 
     async def _sweep(self) -> None:
-        """Remove the files of jobs that are no more. Young files stay: their job may be about to be submitted."""
-        old = await asyncio.to_thread(self._blobs.jobs, self._settings.result_ttl_s)
-        for job_id in old - await self._queue.exists(old):
-            await asyncio.to_thread(self._blobs.delete, job_id)
+        if count := await sweep(self._blobs, self._queue, self._settings.result_ttl_s):
+            _log.info("files of forgotten jobs removed", jobs=count)
 
     async def _device(self) -> None:
         """The device thread, as a task that ends with it."""
