@@ -36,6 +36,9 @@ class Stage(Strict):
     muon_lr: PositiveFloat | None = Field(
         None, description="peak learning rate of Muon for the hidden matrices; null: AdamW only"
     )
+    lr_factors: dict[str, PositiveFloat] = Field(
+        default={}, description="factor on AdamW's rate for parameters whose name starts with the key"
+    )
     warmup_steps: int = Field(default=100, ge=0, description="linear warm-up")
     final_lr: float = Field(0.02, ge=0, le=1, description="learning rate at the end, as a share of the peak (cosine)")
     ema: float = Field(0.999, ge=0, lt=1, description="decay of the averaged weights, which are the ones exported")

@@ -181,9 +181,15 @@ def build_optimizers(stage: Stage, params: Mapping[str, nn.Parameter]) -> list[t
         for key, param in params.items()
         if stage.muon_lr is not None and param.ndim >= 2 and not any(part in key for part in ADAMW_ONLY)
     }
+    groups: dict[float, list[nn.Parameter]] = {}
+    for key, param in params.items():
+        if key not in hidden:
+            factor = next((value for start, value in stage.lr_factors.items() if key.startswith(start)), 1.0)
+            groups.setdefault(factor, []).append(param)
     optimizers: list[torch.optim.Optimizer] = []
-    if rest := [param for key, param in params.items() if key not in hidden]:
-        optimizers.append(torch.optim.AdamW(rest, lr=stage.lr, betas=(0.9, 0.99), weight_decay=0.01))
+    if groups:
+        rates = [{"params": group, "lr": stage.lr * factor} for factor, group in groups.items()]
+        optimizers.append(torch.optim.AdamW(rates, betas=(0.9, 0.99), weight_decay=0.01))
     if hidden and stage.muon_lr is not None:
         optimizers.append(Muon([param for key, param in params.items() if key in hidden], lr=stage.muon_lr))
     return optimizers

@@ -99,17 +99,18 @@ def train(config: TrainConfig, role: Role) -> tuple[Omgsr, int]:
     """The model with averaged adapters, and its mid-timestep."""
     torch.manual_seed(config.stage.seed)
     model = Omgsr(config.base, config.prompt, config.encoder_rank, config.denoiser_rank)
-    sampler = CropSampler(
-        load_photos(config.photos), config.photos.min_gradient, config.stage.seed + (role == "helper")
-    )
-    pairs = Pairs(sampler, config.degradation)
-    t = config.mid_timestep if config.mid_timestep is not None else measured_timestep(model, pairs)
+    photos, least = load_photos(config.photos), config.photos.min_gradient
+    t = config.mid_timestep
+    if t is None:
+        t = measured_timestep(model, Pairs(CropSampler(photos, least, config.stage.seed), config.degradation))
+    pairs = Pairs(CropSampler(photos, least, config.stage.seed + (role == "helper")), config.degradation)
     print(f"mid-timestep {t}", flush=True)  # noqa: T201
     feature = DeepFeatureLoss()
 
     def losses_of(step: int, size: int, side: int) -> Losses:
+        x_l, x_h = pairs.batch(step, size, side)  # outside autocast: wide blurs in bfloat16 take seconds on a CPU
         with torch.autocast("cpu", torch.bfloat16, enabled=config.stage.bf16):
-            return omgsr_losses(model, *pairs.batch(step, size, side), t=t, weights=config.weights, feature=feature)
+            return omgsr_losses(model, x_l, x_h, t=t, weights=config.weights, feature=feature)
 
     params = model.adapters()
     assign(params, Loop("omgsr", config.stage, config.run, params, role).run(losses_of))
