@@ -1,8 +1,10 @@
 """Adapters: the authors' PEFT folders, checked key by key and merged into the base."""
 
 from pathlib import Path
+from typing import Any
 
-from peft import PeftConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+import torch
+from peft import PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
@@ -22,24 +24,47 @@ def find_adapter(folder: Path, names: tuple[str, ...]) -> Path:
     return found[0]
 
 
-def merge(module: nn.Module, folder: Path) -> None:
-    """Add the adapter in `folder` to the weights of `module`, in place, layer by layer in float32.
+def merge(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
+    """Add the adapter in `folder` to the weights of `module`, in place: summed in float32, rounded to `dtype` once.
 
-    Raises ModelFilesError if a key is missing or unexpected, or if a tensor's shape does not fit the base.
+    Raises ModelFilesError if a key is missing or unexpected, if a tensor's shape does not fit the base, or if the
+    adapter is of a kind that the authors do not make (DoRA, biases, whole modules).
     """
-    if not (folder / "adapter_config.json").is_file():
-        raise ModelFilesError(f"{folder} is no PEFT adapter: adapter_config.json is missing")
-    tensors = load_tensors(folder / WEIGHTS)
-    adapted = get_peft_model(module, PeftConfig.from_pretrained(str(folder)))
-    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
+    adapted, tensors = _adapted(module, folder)
     set_peft_model_state_dict(adapted, tensors)
     for layer in adapted.modules():
         if isinstance(layer, BaseTunerLayer):
             weight = layer.get_base_layer().weight
-            delta = layer.get_delta_weight("default")
-            weight.data = (weight.float() + delta.float()).to(weight.dtype)
+            weight.data = (weight.float() + layer.get_delta_weight("default").float()).to(dtype)
     adapted.unload()
     module.requires_grad_(False)
+
+
+def check_adapter(model_class: Any, config: Path, part: str, folder: Path) -> None:
+    """Whether the adapter in `folder` fits `part` of the diffusers model whose config lies in the folder `config`.
+
+    Costs no memory: the model is built without weights. Raises as `merge`.
+    """
+    with torch.device("meta"):
+        model = model_class.from_config(model_class.load_config(config))
+        _adapted(model.get_submodule(part), folder)
+
+
+def _adapted(module: nn.Module, folder: Path) -> tuple[PeftModel, dict[str, Tensor]]:
+    """`module` with LoRA layers as the folder's config says, and the folder's tensors, which fit them."""
+    if not (folder / "adapter_config.json").is_file():
+        raise ModelFilesError(f"{folder} is no PEFT adapter: adapter_config.json is missing")
+    try:
+        config = PeftConfig.from_pretrained(str(folder))
+        plain = not (config.use_dora or config.modules_to_save) and config.bias == "none"
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise ModelFilesError(f"{folder}/adapter_config.json cannot be read: {error}") from error
+    if not plain:
+        raise ModelFilesError(f"{folder} is more than LoRA (DoRA, biases or whole modules): only LoRA can be merged")
+    tensors = load_tensors(folder / WEIGHTS)
+    adapted = get_peft_model(module, config)
+    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
+    return adapted, tensors
 
 
 def _check(folder: Path, *, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -33,6 +33,8 @@ class Family:
     module: str
     components: tuple[str, ...]
     """Folders of the base that are loaded, and therefore hashed."""
+    denoiser: str
+    """The denoiser's diffusers class; it lies in the first of `components`."""
     multiple: int
     """Pixels: image sides must be multiples of this."""
 
@@ -45,8 +47,8 @@ class Family:
 
 
 FAMILIES = {
-    "sd": Family("sd", "model.sd", ("unet", "vae", "scheduler"), multiple=8),
-    "flux": Family("flux", "model.flux", ("transformer", "vae"), multiple=16),
+    "sd": Family("sd", "model.sd", ("unet", "vae", "scheduler"), "UNet2DConditionModel", multiple=8),
+    "flux": Family("flux", "model.flux", ("transformer", "vae"), "FluxTransformer2DModel", multiple=16),
 }
 
 

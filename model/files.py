@@ -27,14 +27,13 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
     return tensors
 
 
-def load_component(cls: Any, folder: Path, dtype: torch.dtype) -> Any:
-    """One diffusers model (`cls`) from its folder, in `dtype` and for inference."""
+def load_component(cls: Any, folder: Path) -> Any:
+    """One diffusers model (`cls`) from its folder, for inference, in the precision that its file has."""
     if not (folder / "config.json").is_file():
         raise ModelFilesError(f"{folder} is no diffusers folder (config.json is missing): check the base's path")
-    for path in weight_files(folder):
-        _check_header(path)
+    dtypes = [_stored_dtype(path) for path in weight_files(folder)]
     try:
-        model = cls.from_pretrained(folder, torch_dtype=dtype, use_safetensors=True, local_files_only=True)
+        model = cls.from_pretrained(folder, torch_dtype=dtypes[0], use_safetensors=True, local_files_only=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelFilesError(f"{folder} does not load as {cls.__name__}: {error}") from error
     return model.eval().requires_grad_(False)
@@ -76,10 +75,11 @@ def _identity_files(base: Path, components: tuple[str, ...]) -> Iterator[Path]:
             yield from weight_files(folder)
 
 
-def _check_header(path: Path) -> None:
-    # diffusers answers a truncated file with advice about git-lfs; the header tells it at once and without reading
+def _stored_dtype(path: Path) -> torch.dtype:
+    # diffusers answers a truncated file with advice about git-lfs; opening it here tells what is the matter
     try:
-        with safe_open(path, "pt"):
-            pass
+        with safe_open(path, "pt") as file:
+            first: Tensor = file.get_tensor(next(iter(file.keys())))
+            return first.dtype
     except SafetensorError as error:
         raise ModelFilesError(f"{path} is damaged or truncated ({error}): fetch or copy it again") from error

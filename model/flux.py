@@ -62,9 +62,9 @@ def load(
     """Load `base`/transformer; `prompt` needs `prompt_embeds` [1,T,C] and `pooled_prompt_embeds` [1,P]."""
     if "pooled_prompt_embeds" not in prompt:
         raise ModelFilesError("FLUX needs pooled_prompt_embeds [1,P] beside prompt_embeds in the prompt file")
-    transformer = load_component(FluxTransformer2DModel, base / "transformer", dtype)
+    transformer = load_component(FluxTransformer2DModel, base / "transformer")
     if adapter is not None:
-        merge(transformer, adapter)
+        merge(transformer, adapter, dtype)
     embeds, pooled = prompt["prompt_embeds"], prompt["pooled_prompt_embeds"]
     wanted = (transformer.config.joint_attention_dim, transformer.config.pooled_projection_dim)
     if (embeds.shape[-1], pooled.shape[-1]) != wanted:
@@ -72,4 +72,6 @@ def load(
             f"the prompt has {embeds.shape[-1]} and {pooled.shape[-1]} channels, this transformer reads {wanted}: "
             "embed it with this base's own text encoders (omgsr models embed-prompt)"
         )
-    return FluxDenoiser(transformer.to(device), FlowSchedule.flux(), embeds.to(device, dtype), pooled.to(device, dtype))
+    return FluxDenoiser(
+        transformer.to(device, dtype), FlowSchedule.flux(), embeds.to(device, dtype), pooled.to(device, dtype)
+    )

@@ -126,6 +126,7 @@ class OMGSRPipeline:
     @torch.no_grad()
     def predict(self, z_l: Tensor) -> Tensor:
         """z_L [B,C,h,w] → z_P, same shape: one step (eq. 12, 13), tiled where the latent is larger than the tile."""
+        z_l = z_l.to(self.device)
         return self.step(z_l, self.predict_raw(z_l))
 
     @torch.no_grad()

@@ -38,17 +38,23 @@ def load(
     base: Path, adapter: Path | None, prompt: dict[str, Tensor], dtype: torch.dtype, device: torch.device
 ) -> SDDenoiser:
     """Load `base`/unet and `base`/scheduler; `prompt` needs `prompt_embeds` [1,T,C]."""
-    unet = load_component(UNet2DConditionModel, base / "unet", dtype)
+    unet = load_component(UNet2DConditionModel, base / "unet")
     if adapter is not None:
-        merge(unet, adapter)
-    config = base / "scheduler" / "scheduler_config.json"
-    if not config.is_file():
-        raise ModelFilesError(f"{config} is missing: fetch or copy the base again")
+        merge(unet, adapter, dtype)
+    schedule = _schedule(base / "scheduler" / "scheduler_config.json")
     embeds = prompt["prompt_embeds"]
     if embeds.shape[-1] != unet.config.cross_attention_dim:
         raise ModelFilesError(
             f"prompt_embeds have {embeds.shape[-1]} channels, this UNet reads {unet.config.cross_attention_dim}: "
             "embed the prompt with this base's own text encoder (omgsr models embed-prompt)"
         )
-    schedule = DDPMSchedule.from_config(json.loads(config.read_text()))
-    return SDDenoiser(unet.to(device), schedule, embeds.to(device, dtype))
+    return SDDenoiser(unet.to(device, dtype), schedule, embeds.to(device, dtype))
+
+
+def _schedule(config: Path) -> DDPMSchedule:
+    if not config.is_file():
+        raise ModelFilesError(f"{config} is missing: fetch or copy the base again")
+    try:
+        return DDPMSchedule.from_config(json.loads(config.read_text()))
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFilesError(f"{config} is not a schedule that OMGSR-S can use: {error}") from error

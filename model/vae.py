@@ -23,10 +23,10 @@ class VAE(nn.Module):
     @classmethod
     def load(cls, base: Path, adapter: Path | None, dtype: torch.dtype) -> Self:
         """Load `base`/vae; `adapter`, relative to the *encoder* as the authors save it, is merged in float32."""
-        autoencoder = load_component(AutoencoderKL, base / "vae", dtype)
+        autoencoder = load_component(AutoencoderKL, base / "vae")
         if adapter is not None:
-            merge(autoencoder.encoder, adapter)
-        return cls(autoencoder)
+            merge(autoencoder.encoder, adapter, dtype)
+        return cls(autoencoder.to(dtype))
 
     @property
     def latent_channels(self) -> int:

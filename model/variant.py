@@ -5,12 +5,14 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+import diffusers
+from diffusers import AutoencoderKL
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.adapter import DENOISER_NAMES, VAE_NAMES, WEIGHTS, find_adapter
+from model.adapter import DENOISER_NAMES, VAE_NAMES, check_adapter, find_adapter
 from model.errors import ModelFilesError
 from model.family import family_named
-from model.files import base_sha256, file_sha256, load_tensors
+from model.files import base_sha256, file_sha256
 from model.plan import Geometry
 
 FILE = "variant.json"
@@ -70,6 +72,11 @@ class Variant(_Part):
         partial.write_text(self.model_dump_json(indent=2) + "\n")
         partial.replace(folder / FILE)
 
+    @model_validator(mode="after")
+    def _has_a_geometry(self) -> Self:
+        _ = self.geometry  # raises where tile, overlap and process size do not go together
+        return self
+
     @property
     def geometry(self) -> Geometry:
         """Sizes and tiles, for the plan."""
@@ -89,7 +96,7 @@ def find_base(folder: Path, base_id: str) -> Path:
 
 def check_base(variant: Variant, base: Path) -> None:
     """Refuse a base that is not the variant's own, though its shapes may fit (ModelFilesError)."""
-    named = json.loads((base / "base.json").read_text())["id"] if (base / "base.json").is_file() else variant.base.id
+    named = _stated_id(base) or variant.base.id
     if named != variant.base.id:
         raise ModelFilesError(
             f"{variant.name} belongs to base {variant.base.id!r}, but {base} is {named!r}: use its own"
@@ -100,6 +107,24 @@ def check_base(variant: Variant, base: Path) -> None:
             f"{base} is not the base that {variant.name} was trained on: sha256 {found[:12]}… "
             f"instead of {variant.base.sha256[:12]}…; fetch {variant.base.id!r} again"
         )
+
+
+def _stated_id(base: Path) -> str | None:
+    path = base / "base.json"
+    if not path.is_file():
+        return None
+    try:
+        return str(json.loads(path.read_text())["id"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise ModelFilesError(f"{path} does not say the base's id: {error!r}") from error
+
+
+def check_adapters(variant: Variant, folder: Path, base: Path) -> None:
+    """Refuse adapters whose keys or shapes do not fit the base (ModelFilesError), without loading the base."""
+    family = family_named(variant.family)
+    check_adapter(AutoencoderKL, base / "vae", "encoder", find_adapter(folder, VAE_NAMES))
+    denoiser = getattr(diffusers, family.denoiser)
+    check_adapter(denoiser, base / family.components[0], "", find_adapter(folder, DENOISER_NAMES))
 
 
 def check_prompt(variant: Variant, folder: Path) -> Path:
@@ -132,8 +157,7 @@ def verify_variant(folder: Path) -> list[str]:
     for check in (
         lambda: check_base(variant, find_base(folder, variant.base.id)),
         lambda: check_prompt(variant, folder),
-        lambda: load_tensors(find_adapter(folder, VAE_NAMES) / WEIGHTS),
-        lambda: load_tensors(find_adapter(folder, DENOISER_NAMES) / WEIGHTS),
+        lambda: check_adapters(variant, folder, find_base(folder, variant.base.id)),
     ):
         try:
             check()

@@ -155,3 +155,48 @@ def test_sizes_the_network_cannot_take_are_refused() -> None:
 def test_an_unknown_family_is_refused() -> None:
     with pytest.raises(ValueError, match="sd, flux"):
         family_named("sdxl")
+
+
+def test_verify_finds_an_adapter_that_does_not_fit(variant: Path) -> None:
+    tensors = load_file(adapter_file(variant))
+    gone = sorted(tensors)[0]
+    save_file({key: tensor for key, tensor in tensors.items() if key != gone}, adapter_file(variant))
+    assert [fault for fault in verify_variant(variant) if f"missing key {gone}" in fault]
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "match"),
+    [("use_dora", True, "more than LoRA"), ("bias", "all", "more than LoRA"), ("peft_type", "?", "cannot be read")],
+)
+def test_an_adapter_of_another_kind_is_refused(variant: Path, field: str, value: object, match: str) -> None:
+    path = adapter_file(variant).parent / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    check_refused(variant, match)
+
+
+@pytest.mark.parametrize("file", ["adapter_config.json", "base.json", "variant.json"])
+def test_a_garbled_json_file_is_refused(variant: Path, file: str) -> None:
+    folders = {"adapter_config.json": adapter_file(variant).parent, "base.json": base_of(variant)}
+    (folders.get(file, variant) / file).write_text('{"id": ')
+    check_refused(variant, file.replace(".", r"\."))
+    assert verify_variant(variant)
+
+
+def test_a_geometry_that_does_not_go_together_is_refused(variant: Path) -> None:
+    fields = json.loads((variant / "variant.json").read_text())
+    (variant / "variant.json").write_text(json.dumps({**fields, "overlap": fields["tile"]}))
+    check_refused(variant, "overlap must be")
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("prediction_type", "v_prediction"), ("beta_schedule", "linear"), ("beta_start", None)]
+)
+def test_a_base_of_another_schedule_is_refused(tmp_path: Path, field: str, value: object) -> None:
+    base = tmp_path / "base"
+    shutil.copytree(GOLDEN / "s" / "base", base)
+    path = base / "scheduler" / "scheduler_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), field: value}))
+    with pytest.raises(ModelFilesError, match=r"scheduler_config\.json"):
+        OMGSRPipeline.from_pretrained(
+            base, adapters=None, family="sd", mid_timestep=195, prompt=GOLDEN / "s" / "prompt.safetensors"
+        )
