@@ -16,6 +16,7 @@ from PIL import ExifTags, Image, ImageChops, ImageCms, UnidentifiedImageError
 
 from service.errors import BadOption, NotAnImage, ServiceError, TooManyPixels, Truncated
 from service.job import OutputFormat
+from service.jpeg import refuse_many_scans
 
 Pixels = NDArray[np.uint8]
 
@@ -156,6 +157,8 @@ def _opened(data: bytes, max_pixels: int) -> Iterator[Image.Image]:
     try:
         with Image.open(BytesIO(data), formats=ACCEPTED) as image:
             _refuse_too_many(image.width, image.height, max_pixels)
+            if image.format in ("JPEG", "MPO"):  # of a TIFF's JPEG strips libtiff itself takes 100 scans at most
+                refuse_many_scans(data)
             image.load()
             yield image
     except ServiceError:

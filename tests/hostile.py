@@ -96,6 +96,7 @@ def bombs() -> dict[str, bytes]:
         "TIFF of a huge size": tiff,
         "TIFF with an endless directory": endless,
         "WebP of the largest canvas": webp,
+        "JPEG of 20,000 scans": many_scans(20_000),
         "GIF of 2,000 frames": _saved(
             Image.new("P", (24, 16)),
             "GIF",
@@ -103,6 +104,13 @@ def bombs() -> dict[str, bytes]:
             append_images=[Image.new("P", (24, 16), i % 2) for i in range(2000)],
         ),
     }
+
+
+def many_scans(count: int, side: int = 1000) -> bytes:
+    """A progressive JPEG whose last scan, of a few bytes, comes again and again."""
+    sound = _saved(Image.new("L", (side, side), 128), "JPEG", progressive=True)
+    last = sound[sound.rindex(b"\xff\xda") : -2]
+    return sound[:-2] + count * last + sound[-2:]
 
 
 def chunk(kind: bytes, body: bytes) -> bytes:

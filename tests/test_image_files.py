@@ -12,6 +12,7 @@ from PIL import ExifTags, Image, ImageCms
 
 from service.errors import BadOption, NotAnImage, TooManyPixels, Truncated
 from service.images import MIME_TYPES, Picture, decode, encode, inspect
+from tests import hostile
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
@@ -331,6 +332,24 @@ def test_cut_files_are_refused(kind):
             check(data[: len(data) * 3 // 4], max_pixels=LIMIT)
         with pytest.raises(NotAnImage):
             check(data[:2], max_pixels=LIMIT)
+
+
+def test_a_jpeg_of_many_scans_is_refused_whatever_hides_them():
+    sound = hostile.many_scans(20, side=64)
+    assert inspect(sound, max_pixels=LIMIT) == (64, 64)
+    bomb = hostile.many_scans(100, side=64)
+    first = bomb.index(b"\xff\xda")
+    comment = b"\xff\xfe\0\x06\xff\xd9\xff\xd9"  # an end that is none
+    for data in (bomb, bomb[:first] + comment + bomb[first:], bomb.replace(b"\xff\xda", b"\xff\xff\xff\xda")):
+        with pytest.raises(Truncated, match="64 scans"):
+            inspect(data, max_pixels=LIMIT)
+
+
+def test_a_motion_photos_film_is_not_counted():
+    film = b"ftypmp42" + 1000 * b"\xff\xda\0\x08 a film"
+    for options in ({}, {"progressive": True}):
+        photo = file(Image.fromarray(CORNERS), "JPEG", **options)
+        assert inspect(photo + film, max_pixels=LIMIT) == (48, 32)
 
 
 def test_what_is_no_image_is_refused():
