@@ -33,10 +33,9 @@ class Service:
     log: "Log"
 
     def child(self, word: str) -> psutil.Process:
-        """The child whose command line ends in the word, or names it."""
+        """The child whose command line, or whose program's name, ends in the word."""
         for process in self.process.children(recursive=True):
-            line = process.cmdline()
-            if line[-1:] == [word] or word in Path(line[0] if line else "").name:
+            if process.cmdline()[-1:] == [word] or process.name().endswith(word):
                 return process
         raise AssertionError(f"no child {word!r}")
 

@@ -11,10 +11,11 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from redis.asyncio import Redis
 
 from service.job import Event, Job, JobState, JobStatus, UpscaleOptions
 from service.queue.blobs import BlobStore, input_key
-from service.queue.embedded import EmbeddedServer
+from service.queue.embedded import EmbeddedServer, socket_url
 from service.queue.queue import Queue
 from service.settings import Settings
 from tests.running import Service, running_worker, settings_of, stopped
@@ -97,6 +98,23 @@ async def test_a_killed_worker_is_replaced_and_the_client_gets_its_image(service
     status = await shared.status(job.job.id)
     assert (status.state, status.attempt) == (JobState.SUCCEEDED, 2)
     await one_worker_alive(shared)
+
+
+async def test_a_queue_server_that_was_killed_is_replaced_and_the_client_gets_its_image(
+    service: Service, shared: Queue
+) -> None:
+    async with Redis.from_url(socket_url(service.settings.state_dir)) as raw:
+        await raw.config_set("appendfsync", "always")  # else what came last may be lost with the server
+    async with httpx.AsyncClient(base_url=service.url, timeout=120) as client:
+        files = {"image": ("p.png", large_photo())}
+        answer = asyncio.create_task(client.post("/v1/upscale", files=files, data={"model": "tiny-s"}))
+        job = await only_job(shared)
+        await in_mid_job(shared, job.job.id)
+        service.child("-server").send_signal(signal.SIGKILL)
+        got = await answer
+    assert got.status_code == 200, got.text
+    assert size_of(got.content) == (4 * SIDE, 4 * SIDE)
+    assert len([event async for event in shared.events(job.job.id) if event.final]) == 1
 
 
 async def test_a_worker_stopped_past_its_lease_and_continued_gives_one_result(

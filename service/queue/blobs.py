@@ -4,6 +4,7 @@ A job's files live in a folder of its own, `ID/input` and `ID/result-ATTEMPT`; k
 else, so no client can name one.
 """
 
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from uuid import uuid4
 
@@ -54,10 +55,9 @@ class BlobStore:
             raise JobNotFound(f"The file {key} is kept no more.") from None
 
     def delete(self, job_id: str) -> None:
-        """Remove all files of a job; none there is no error."""
-        path = self._path(job_id)
-        if self._fs.exists(path):
-            self._fs.rm(path, recursive=True)
+        """Remove all files of a job; none there, or removed by another meanwhile, is no error."""
+        with suppress(FileNotFoundError):
+            self._fs.rm(self._path(job_id), recursive=True)
 
     def jobs(self, older_than_s: float) -> set[str]:
         """The ids of the jobs that have files here, none of them newer than so many seconds."""

@@ -6,15 +6,19 @@ and only the attempt that holds the job can change it, so a worker that was away
 Every script may run twice with the same arguments: the client library repeats a call whose answer was lost.
 """
 
-from collections.abc import AsyncIterator, Iterable, Mapping
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from contextlib import suppress
 from functools import cache
 from importlib.resources import files
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 from uuid import uuid4
 
-from redis.asyncio import Redis
+from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import ExponentialWithJitterBackoff
 from redis.exceptions import RedisError
 
 from service.errors import JobNotFound, ProcessingFailed, Unavailable
@@ -24,6 +28,13 @@ from service.settings import Settings
 
 BLOCK_MS = 2_000  # well below the client's socket timeout of 5 s
 VARIANTS_KNOWN_S = 600.0
+CONNECTIONS = 64
+POOL_PATIENCE_S = 20.0
+RETRIES = 6  # over 1.3 s on average: a blip, or the embedded server's restart
+OUTAGE_S = 60.0
+OUTAGE_PAUSE_S = 0.2
+
+T = TypeVar("T")
 
 
 @cache
@@ -48,9 +59,13 @@ class Queue:
         self.max_attempts = max_attempts
         self.result_ttl_s = result_ttl_s
         self._prefix = f"{{{namespace}}}:"
-        self._redis = Redis.from_url(url, decode_responses=True)
+        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), RETRIES)  # a client made from a URL has none
+        told: dict[str, Any] = {"decode_responses": True, "retry": retry}
+        self._redis = Redis.from_pool(
+            BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=POOL_PATIENCE_S, **told)
+        )
         # Reads that block keep a connection each; in a pool of their own they cannot starve the others.
-        self._waiters = Redis.from_url(url, decode_responses=True, max_connections=10_000)
+        self._waiters = Redis.from_pool(ConnectionPool.from_url(url, max_connections=10_000, **told))
         self._scripts: dict[str, Any] = {}
 
     @classmethod
@@ -106,10 +121,15 @@ class Queue:
         return JobState(state)
 
     async def events(self, job_id: str, after: str = "0") -> AsyncIterator[Event]:
-        """What happened to the job after the event `after`, and what happens to it, until it is final."""
-        ended = (await self.status(job_id)).state.final
+        """What happened to the job after the event `after`, and what happens to it, until it is final.
+
+        A server that is away for up to OUTAGE_S is waited for.
+        """
+        stream = f"events:{job_id}"
+        ended = (await _patiently(lambda: self.status(job_id))).state.final
         while True:
-            entries = await self._read(f"events:{job_id}", after, block_ms=None if ended else BLOCK_MS)
+            block_ms = None if ended else BLOCK_MS
+            entries = await _patiently(lambda: self._read(stream, after, block_ms))  # noqa: B023 — awaited at once
             for event_id, fields in entries:
                 after, event = event_id, Event.model_validate_strings({"id": event_id, **fields})
                 yield event
@@ -118,13 +138,13 @@ class Queue:
             if not entries:
                 if ended:
                     return
-                ended = (await self.status(job_id)).state.final
+                ended = (await _patiently(lambda: self.status(job_id))).state.final
 
     async def wait(self, job_id: str) -> JobStatus:
         """Return the job's status once it is final."""
         async for _ in self.events(job_id):
             pass
-        return await self.status(job_id)
+        return await _patiently(lambda: self.status(job_id))
 
     async def exists(self, job_ids: Iterable[str]) -> set[str]:
         """Those of the ids that are jobs still: waiting, running, or final within their time to live."""
@@ -218,6 +238,17 @@ class Queue:
         except RedisError as error:
             raise _unavailable(error) from error
         return answer[0][1] if answer else []
+
+
+async def _patiently(call: Callable[[], Awaitable[T]]) -> T:
+    give_up = time.monotonic() + OUTAGE_S
+    while True:
+        try:
+            return await call()
+        except Unavailable:
+            if time.monotonic() > give_up:
+                raise
+            await asyncio.sleep(OUTAGE_PAUSE_S)
 
 
 def _unavailable(error: RedisError) -> Unavailable:
