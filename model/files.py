@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from model.errors import ModelFilesError
 
@@ -37,6 +37,12 @@ def load_component(cls: Any, folder: Path) -> Any:
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelFilesError(f"{folder} does not load as {cls.__name__}: {error}") from error
     return model.eval().requires_grad_(False)
+
+
+def cast(model: Any, dtype: torch.dtype) -> Any:
+    """`model` in `dtype`."""
+    # diffusers' own `to` warns of modules to keep in float32, of which the models here have none
+    return nn.Module.to(model, dtype)
 
 
 def weight_files(folder: Path) -> list[Path]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.adapter import merge
 from model.errors import ModelFilesError
-from model.files import load_component
+from model.files import cast, load_component
 from model.schedule import FlowSchedule
 
 GUIDANCE = 1.0
@@ -73,5 +73,5 @@ def load(
             "embed it with this base's own text encoders (omgsr models embed-prompt)"
         )
     return FluxDenoiser(
-        transformer.to(device, dtype), FlowSchedule.flux(), embeds.to(device, dtype), pooled.to(device, dtype)
+        cast(transformer, dtype).to(device), FlowSchedule.flux(), embeds.to(device, dtype), pooled.to(device, dtype)
     )

@@ -32,11 +32,6 @@ class DDPMSchedule:
         )
         return cls(torch.cumprod(1.0 - root**2, dim=0))
 
-    def noised(self, z_0: Tensor, noise: Tensor, t: int) -> Tensor:
-        """The noisy latent at `t` (eq. 1, 7)."""
-        alpha_bar = self.alpha_bar[t].to(z_0.device)
-        return alpha_bar.sqrt() * z_0 + (1 - alpha_bar).sqrt() * noise
-
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """z_P = (z_L − √(1−ᾱ)·ε_θ) / √ᾱ (eq. 12)."""
         alpha_bar = self.alpha_bar[t].to(z_l.device)
@@ -56,11 +51,6 @@ class FlowSchedule:
         mu = 0.5 + (1.15 - 0.5) * (sequence_length - 256) / (4096 - 256)
         linear = torch.linspace(1, 0, 1000).flip(0)
         return cls(math.exp(mu) / (math.exp(mu) + (1 / linear - 1)))
-
-    def noised(self, z_0: Tensor, noise: Tensor, t: int) -> Tensor:
-        """The noisy latent at `t` (eq. 3, 8)."""
-        sigma = self.sigmas[t].to(z_0.device)
-        return (1 - sigma) * z_0 + sigma * noise
 
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """z_P = z_L − σ·v_θ (eq. 13)."""

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from model.adapter import merge
 from model.errors import ModelFilesError
-from model.files import load_component
+from model.files import cast, load_component
 from model.schedule import DDPMSchedule
 
 
@@ -48,7 +48,7 @@ def load(
             f"prompt_embeds have {embeds.shape[-1]} channels, this UNet reads {unet.config.cross_attention_dim}: "
             "embed the prompt with this base's own text encoder (omgsr models embed-prompt)"
         )
-    return SDDenoiser(unet.to(device, dtype), schedule, embeds.to(device, dtype))
+    return SDDenoiser(cast(unet, dtype).to(device), schedule, embeds.to(device, dtype))
 
 
 def _schedule(config: Path) -> DDPMSchedule:

@@ -11,7 +11,6 @@ from transformers import AutoTokenizer, CLIPTextModel, CLIPTokenizer, T5EncoderM
 
 from model.errors import ModelFilesError
 
-PAPER_PROMPT = "A high-resolution, 8K, ultra-realistic image with sharp focus, vibrant colors, and natural lighting."
 FLUX_TEXT_TOKENS = 512
 
 

@@ -8,7 +8,7 @@ from diffusers import AutoencoderKL
 from torch import Tensor, nn
 
 from model.adapter import merge
-from model.files import load_component
+from model.files import cast, load_component
 
 
 class VAE(nn.Module):
@@ -26,7 +26,7 @@ class VAE(nn.Module):
         autoencoder = load_component(AutoencoderKL, base / "vae")
         if adapter is not None:
             merge(autoencoder.encoder, adapter, dtype)
-        return cls(autoencoder.to(dtype))
+        return cls(cast(autoencoder, dtype))
 
     @property
     def latent_channels(self) -> int:

@@ -68,11 +68,6 @@ class Job(Message):
     client: str = "anonymous"
     request_id: str = ""
 
-    @property
-    def output_megapixels(self) -> float:
-        """Cost of the job, in megapixels of output."""
-        return self.width * self.height * self.options.scale**2 / 1e6
-
 
 class Result(Message):
     """Where the upscaled image lies and what it is."""

@@ -2,7 +2,6 @@
 
 import json
 
-import numpy as np
 import pytest
 import torch
 from PIL import Image
@@ -12,9 +11,11 @@ from torch import Tensor
 from model.color import adain
 from model.family import family_named
 from model.flux import image_ids
+from model.pipeline import to_pixels
 from model.plan import Geometry, output_size, stages, tiles
 from model.schedule import DDPMSchedule, FlowSchedule
 from model.tiles import gaussian_weights
+from model.upscale import drive
 from tests.golden import GOLDEN, golden_pipeline
 
 UNTILED = ["s/untiled_t195", "s/untiled_nonsquare_t195", "f/untiled_t295"]
@@ -80,14 +81,19 @@ def test_flux_image_ids_agree() -> None:
 
 @pytest.mark.parametrize("name", ["a32x32", "b48x36"])
 def test_photo_to_photo_agrees(name: str) -> None:
-    """Ours rounds to 8 bits where the reference truncates (half a level), and AdaIN doubles that here (σ ratio 2.1)."""
+    """Ours rounds to 8 bits where the reference truncates: half a level on average, and truncated ours agrees.
+
+    A few pixels are two levels off: these random networks amplify the last bit, and AdaIN doubles that (σ ratio).
+    """
     folder = GOLDEN / "s" / "e2e_adain_t195"
     pipe = golden_pipeline("s/tiled_t195")
-    (image,) = pipe([Image.open(folder / "in" / f"{name}.png")], scale=4, color_fix="adain")
-    ours, theirs = (np.asarray(each).astype(float) for each in (image, Image.open(folder / "out" / f"{name}.png")))
-    assert ours.shape == theirs.shape
-    assert np.abs(ours - theirs).max() <= 2
-    assert abs((ours - theirs).mean() - 0.5) <= 0.1
+    photo = to_pixels(Image.open(folder / "in" / f"{name}.png"))
+    theirs = to_pixels(Image.open(folder / "out" / f"{name}.png")) * 255
+    (image,) = drive([pipe.upscale(photo, scale=4, color_fix="adain")], pipe.execute, max_batch=4)
+    truncated = ((image * 255).floor() - theirs).abs().round()
+    assert truncated.max() <= 2
+    assert (truncated > 1).float().mean() <= 3e-3
+    assert abs((image * 255).round() - theirs).mean() <= 0.6
 
 
 @pytest.mark.parametrize("pair", [0, 1])
@@ -134,3 +140,42 @@ def test_pixels_agree() -> None:
     photo = golden["case1_input_u8"].permute(2, 0, 1) / 255
     encode = next(pipe.upscale(photo, scale=4))[0]
     assert ((encode.tensor - golden["case1_lq"][0]) * 127.5).abs().max() <= 1
+
+
+@pytest.mark.parametrize(("case", "scale"), [("case1", 4), ("case3", 4)])
+def test_pixels_pass_through(case: str, scale: float) -> None:
+    """The way around the networks: what comes out when they change nothing.
+
+    Where the reference truncates sizes (case 3: 152 pixels of 158) edges differ, by less than two levels on average.
+    """
+    golden = load_file(GOLDEN / "util" / "preprocess_pixels.safetensors")
+    pipe = golden_pipeline("s/tiled_t195")
+    steps = pipe.upscale(golden[f"{case}_input_u8"].permute(2, 0, 1) / 255, scale=scale, color_fix="none")
+    (encode,) = next(steps)
+    latent = torch.zeros(4, *(side // 8 for side in encode.tensor.shape[1:]))
+    predicts = steps.send([latent])
+    steps.send([op.tensor for op in predicts])
+    with pytest.raises(StopIteration) as end:
+        steps.send([encode.tensor])
+    expected = golden[f"{case}_passthrough_output_u8"].permute(2, 0, 1)
+    error = (end.value.value * 255 - expected).abs().round()
+    assert end.value.value.shape == expected.shape
+    assert error.mean() <= 2
+    if case == "case1":
+        assert (error > 1).float().mean() <= 1e-4
+
+
+def test_the_snr_of_the_latents_agrees() -> None:
+    """What the search for the mid-timestep stands on: the bare VAE's latents, ᾱ, and the gap of their SNRs."""
+    golden = load_file(GOLDEN / "util" / "midtimestep_s.safetensors")
+    pipe = golden_pipeline("s/tiled_t195", adapters=False)
+    z_l, z_h = pipe.encode(golden["lq"]), pipe.encode(golden["hq"])
+    assert_close(z_l, golden["z_L"])
+    assert_close(z_h, golden["z_H"])
+    power = z_h.square().mean((1, 2, 3))
+    snr = power / (z_l - z_h).square().mean((1, 2, 3))
+    assert torch.allclose(snr, golden["snr_L"], rtol=1e-4)
+    alpha_bar = pipe.denoiser.schedule.alpha_bar
+    gap = ((alpha_bar / (1 - alpha_bar))[:, None] * power - snr).abs().mean(1)
+    assert torch.allclose(gap, golden["mean_abs_snr_gap_by_t"], rtol=1e-3)
+    assert int(gap.argmin()) == json.loads((GOLDEN / "util" / "midtimestep_s.json").read_text())["best_t"]

@@ -1,7 +1,6 @@
 """Photographs in memory and seeded random crops of them."""
 
 from collections.abc import Sequence
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -72,10 +71,3 @@ class CropSampler:
 def steps_seed(seed: int, step: int) -> torch.Generator:
     """A generator for the noise of one step, independent of how often the run was resumed."""
     return torch.Generator().manual_seed(seed * 1_000_003 + step)
-
-
-def read_image(path: Path) -> Tensor:
-    """[1,3,H,W] float32 in [-1,1] of an image file."""
-    with Image.open(path) as image:
-        pixels = np.array(image.convert("RGB"))
-    return torch.from_numpy(pixels).permute(2, 0, 1)[None].float() / 127.5 - 1
