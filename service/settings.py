@@ -31,9 +31,13 @@ class Settings(BaseSettings):
     default_model: str = Field("", description="served when a request names none; empty: the first one loaded")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of the device thread; 0: torch's choice")
-    max_batch: int = Field(4, ge=1, le=64, description="largest number of ops in one batch")
+    max_batch: int = Field(4, ge=1, le=8, description="largest number of ops in one batch")
+    max_batch_pixels: int = Field(
+        4_194_304, ge=1, description="largest sum of pixels in one batch of Encode or Decode; one op always runs"
+    )
 
     max_upload_bytes: int = Field(32 * 2**20, ge=1024)
+    max_uploads_in_flight: int = Field(16, ge=1, description="files that one API process holds in memory at once")
     max_input_pixels: int = Field(16_000_000, ge=1)
     max_output_pixels: int = Field(16_777_216, ge=1, description="the mini takes about 800 bytes of memory for each")
 
@@ -45,5 +49,5 @@ class Settings(BaseSettings):
 
     @cached_property
     def blobs(self) -> str:
-        """The blob store's fsspec URL."""
-        return self.blob_url or (self.state_dir.resolve() / "blobs").as_uri()
+        """The blob store's fsspec URL, or a plain path: fsspec takes no percent-encoded one."""
+        return self.blob_url or str(self.state_dir.resolve() / "blobs")

@@ -13,6 +13,7 @@ from service.queue.blobs import BlobStore, input_key, result_key
 from service.queue.embedded import EmbeddedServer, socket_url
 from service.queue.queue import Queue
 from service.queue.sweep import sweep
+from service.settings import Settings
 
 RESULT = Result(key="k", mime_type="image/png", width=4, height=4, bytes=9)
 PROBLEM = ProcessingFailed("It went wrong.").problem()
@@ -247,7 +248,24 @@ def test_a_state_folder_has_one_server(state: Path) -> None:
         EmbeddedServer(state).start()
     with EmbeddedServer(state) as again:  # the folder is free again, the socket of before no hindrance
         assert again.socket.exists()
-    assert (state / "queue").stat().st_mode & 0o777 == 0o700
+
+
+def test_a_state_folder_is_for_its_owner_alone(state: Path) -> None:
+    made, found = state / "made", state / "found"
+    found.mkdir(mode=0o755)
+    for folder in (made, found):
+        with EmbeddedServer(folder):
+            assert [each.stat().st_mode & 0o777 for each in (folder, folder / "queue")] == [0o700, 0o700]
+
+
+async def test_a_state_folder_may_have_any_name(state: Path) -> None:
+    settings = Settings(state_dir=state / "a b#c?d%20e")
+    with EmbeddedServer(settings.state_dir):
+        async with Queue.of(settings) as queue:
+            await queue.ping()
+        BlobStore(settings.blobs).put(input_key("a"), b"one")
+    assert (settings.state_dir / "blobs" / "a" / "input").read_bytes() == b"one"
+    assert [path.name for path in state.iterdir()] == [settings.state_dir.name]
 
 
 async def test_what_was_accepted_outlives_the_server(state: Path) -> None:
@@ -265,7 +283,7 @@ async def test_what_was_accepted_outlives_the_server(state: Path) -> None:
 
 
 def test_blobs_are_whole_or_not_there(state: Path) -> None:
-    blobs = BlobStore((state / "blobs").as_uri())
+    blobs = BlobStore(str(state / "blobs"))
     blobs.put(input_key("a"), b"one")
     blobs.put(result_key("a", 1), b"two")
     blobs.put(result_key("a", 1), b"three")
@@ -280,7 +298,7 @@ def test_blobs_are_whole_or_not_there(state: Path) -> None:
 
 
 async def test_files_are_swept_when_their_job_is_forgotten(queue: Queue, state: Path) -> None:
-    blobs = BlobStore((state / "blobs").as_uri())
+    blobs = BlobStore(str(state / "blobs"))
     for name in ("kept", "orphan"):
         blobs.put(input_key(name), b"one")
     await queue.submit(job("kept"))
@@ -290,7 +308,7 @@ async def test_files_are_swept_when_their_job_is_forgotten(queue: Queue, state: 
 
 
 async def test_two_who_sweep_at_once_are_in_no_ones_way(queue: Queue, state: Path) -> None:
-    blobs = BlobStore((state / "blobs").as_uri())
+    blobs = BlobStore(str(state / "blobs"))
     for number in range(100):
         blobs.put(input_key(str(number)), b"one")
     await asyncio.gather(*(sweep(blobs, queue, older_than_s=-1) for _ in range(4)))

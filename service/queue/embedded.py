@@ -3,12 +3,14 @@
 import fcntl
 import os
 import shutil
+import stat
 import subprocess
 import time
 from importlib.util import find_spec
 from pathlib import Path
 from types import TracebackType
 from typing import Self
+from urllib.parse import quote
 
 from redis import Redis
 from redis.exceptions import RedisError
@@ -34,7 +36,7 @@ def socket_path(state_dir: Path) -> Path:
 
 def socket_url(state_dir: Path) -> str:
     """The address of the embedded server of this state folder."""
-    return f"unix://{socket_path(state_dir)}"
+    return f"unix://{quote(str(socket_path(state_dir)))}"
 
 
 def find_server() -> Path:
@@ -75,7 +77,9 @@ class EmbeddedServer:
         """Start the server and return when it answers; refuse when the folder has one already."""
         program = find_server()
         self.folder.mkdir(parents=True, exist_ok=True)
-        self.folder.chmod(0o700)
+        for folder in (self.folder.parent, self.folder):
+            if not folder.stat().st_mode & stat.S_ISVTX:  # one that all share, as /tmp, stays shared
+                folder.chmod(0o700)  # clients' photos and their results
         lock = os.open(self.folder / "lock", os.O_RDWR | os.O_CREAT, 0o600)
         try:
             self._take(lock)
