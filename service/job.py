@@ -117,6 +117,7 @@ class Leased(Message):
     job: Job
     attempt: int
     waited_s: float = Field(description="seconds from submit to lease, on Redis's clock")
+    suspect: bool = Field(False, description="an earlier delivery failed: it may be what killed the worker")
 
 
 class VariantInfo(Message):

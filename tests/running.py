@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -80,6 +81,21 @@ class Log:
         self.pipe.close()
 
 
+def not_gone(processes: list[psutil.Process], timeout: float = 10) -> list[psutil.Process]:
+    """Those that have not ended within the time. A zombie has: only its new parent has not asked for its status."""
+    give_up = time.monotonic() + timeout
+    while (left := [each for each in processes if not _ended(each)]) and time.monotonic() < give_up:
+        psutil.wait_procs(left, timeout=0.1)
+    return left
+
+
+def _ended(process: psutil.Process) -> bool:
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 @contextmanager
 def stopped(process: psutil.Process) -> Iterator[None]:
     """A process that is stopped within the block, and goes on after it."""
@@ -139,7 +155,7 @@ def running_service(state: Path, models: Path, *arguments: str, **given: str) ->
             family = [*family, *supervisor.children(recursive=True)]
             process.terminate()
         process.wait(STOP_S)
-        _, left = psutil.wait_procs(family, timeout=10)
+        left = not_gone(family)
         for each in left:
             each.kill()
         out.close()
@@ -148,15 +164,17 @@ def running_service(state: Path, models: Path, *arguments: str, **given: str) ->
 
 
 @contextmanager
-def running_worker(state: Path, models: Path, **given: str) -> Iterator[tuple[psutil.Process, Log]]:
-    """A worker alone, warm; when the block ends it is stopped if it still runs."""
+def running_worker(
+    state: Path, models: Path, *, until: str = "worker ready", **given: str
+) -> Iterator[tuple[psutil.Process, Log]]:
+    """A worker alone, warm (or as far as `until` says); when the block ends it is stopped if it still runs."""
     process = subprocess.Popen(
         [*OMGSR, "worker"], env=environment(state, models, **given), stderr=subprocess.PIPE, text=True
     )
     assert process.stderr
     log = Log(process.stderr)
     try:
-        log.find("worker ready")
+        log.find(until)
         yield psutil.Process(process.pid), log
     finally:
         if process.poll() is None:

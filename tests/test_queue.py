@@ -206,11 +206,43 @@ async def test_an_idle_worker_hears_of_a_new_job(queue: Queue) -> None:
 
 
 async def test_workers_and_variants_come_and_go(queue: Queue) -> None:
-    await queue.register("w", [VARIANT], 9)
+    other = VARIANT.model_copy(update={"name": "a"})
+    await queue.register("w", [VARIANT, other], 9)
+    await queue.register("v", [VARIANT], 9)
+    assert await queue.workers_alive() == 2
+    assert list(await queue.variants()) == ["a", "m"]
+    await queue.register("w", [VARIANT, other], 0)
     assert await queue.workers_alive() == 1
-    await queue.register("w", [], 0)
-    assert await queue.workers_alive() == 0
-    assert await queue.variants() == {"m": VARIANT}  # a replacement may come
+    assert await queue.variants() == {"m": VARIANT}  # the one that went served the other alone
+
+
+async def test_a_variant_whose_worker_died_is_known_but_comes_last(queue: Queue) -> None:
+    await queue.register("dead", [VARIANT.model_copy(update={"name": "a"})], 0.01)
+    async with asyncio.timeout(10):
+        while await queue.workers_alive():
+            pass
+    assert list(await queue.variants()) == ["a"]  # a replacement may come
+    await queue.register("w", [VARIANT], 9)
+    assert list(await queue.variants()) == ["m", "a"]
+
+
+async def test_a_job_does_not_wait_for_ever_for_a_variant_that_is_no_more(valkey: str) -> None:
+    namespace = uuid4().hex
+    async with (
+        Queue(valkey, namespace=namespace, variants_known_s=0.1) as queue,
+        Queue(valkey, namespace=namespace) as patient,
+    ):
+        await queue.register("gone", [VARIANT], 0)
+        await patient.register("w", [VARIANT.model_copy(update={"name": "n"})], 9)
+        for name, model in (("a", "m"), ("b", "n")):
+            await queue.submit(job(name, model=model))
+        async with asyncio.timeout(10):
+            while (status := await queue.status("a")).state is JobState.QUEUED:
+                await queue.reclaim()
+        assert status.state is JobState.FAILED
+        assert status.error
+        assert "served no more" in status.error.detail
+        assert (await queue.status("b")).state is JobState.QUEUED
 
 
 async def test_a_finished_job_leaves_nothing_behind(valkey: str) -> None:

@@ -6,9 +6,8 @@ import subprocess
 from pathlib import Path
 
 import httpx
-import psutil
 
-from tests.running import OMGSR, STOP_S, environment, running_service
+from tests.running import OMGSR, STOP_S, environment, not_gone, running_service
 
 
 def serve_in_vain(state: Path, models: Path, *arguments: str, **given: str) -> str:
@@ -57,11 +56,10 @@ def test_sigterm_and_ctrl_c_leave_nothing(state: Path, tiny_models: Path) -> Non
         assert len(service.family) >= 4  # supervisor, server, worker, API
         service.process.send_signal(signal.SIGINT)
         assert service.process.wait(STOP_S) == 0
-        assert psutil.wait_procs(service.family, timeout=0)[1] == []
+        assert not_gone(service.family, timeout=0) == []
 
 
 def test_a_killed_supervisor_leaves_no_orphans(state: Path, tiny_models: Path) -> None:
     with running_service(state, tiny_models) as service:
         os.kill(service.process.pid, signal.SIGKILL)
-        _, left = psutil.wait_procs(service.family, timeout=10)
-        assert left == []
+        assert not_gone(service.family) == []

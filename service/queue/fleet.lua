@@ -1,9 +1,16 @@
--- → [workers alive, (variant's info, jobs waiting for it)…]
+-- → [workers alive, (variant's info, jobs waiting for it)…], first the variants that a live worker serves, by name.
 local time = now()
-local known = redis.call('ZRANGEBYSCORE', prefix .. 'variants:known', time, '+inf')
 local fleet = { redis.call('ZCOUNT', prefix .. 'workers', time, '+inf') }
-for _, name in ipairs(known) do
-  fleet[#fleet + 1] = redis.call('HGET', prefix .. 'variants', name)
-  fleet[#fleet + 1] = redis.call('ZCARD', waiting_key(name))
+local live, missed = {}, {}
+for _, name in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'variants:known', '(' .. stamp(time), '+inf')) do
+  local served = redis.call('ZCOUNT', serving_key(name), time, '+inf') > 0
+  table.insert(served and live or missed, name)
+end
+for _, names in ipairs({ live, missed }) do
+  table.sort(names)
+  for _, name in ipairs(names) do
+    fleet[#fleet + 1] = redis.call('HGET', prefix .. 'variants', name)
+    fleet[#fleet + 1] = redis.call('ZCARD', waiting_key(name))
+  end
 end
 return fleet

@@ -1,11 +1,12 @@
--- ARGV: token, worker, lease seconds, count, variant… → [job, attempt, seconds waited]…
+-- ARGV: token, worker, lease seconds, count, variant… → [job, attempt, seconds waited, 1 after a failed delivery]…
 -- The token names this call: a retry after a lost answer gets the same jobs once more, not others.
 local token, worker, lease_s, count = prefix .. 'lease:' .. ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local time = now()
 
 local function answer(id)
-  local job = redis.call('HMGET', job_key(id), 'job', 'attempt', 'created_at')
-  return { job[1], job[2], stamp(time - tonumber(job[3])) }
+  local job = redis.call('HMGET', job_key(id), 'job', 'attempt', 'created_at', 'released')
+  local suspect = tonumber(job[2]) - tonumber(job[4]) > 1
+  return { job[1], job[2], stamp(time - tonumber(job[3])), suspect and 1 or 0 }
 end
 
 local function next_job()

@@ -3,6 +3,7 @@
 --
 --   job:ID      hash    the job and where it stands
 --   waiting:V   zset    ids of the jobs that wait for variant V, next first
+--   serving:V   zset    workers that serve variant V, by the time they count as gone
 --   leases      zset    ids of the running jobs, by the time their lease ends
 --   events:ID   stream  what happened to the job, the oldest lines dropped
 --   arrivals    stream  one entry, replaced whenever a job begins to wait: what idle workers listen to
@@ -24,6 +25,10 @@ end
 
 local function waiting_key(variant)
   return prefix .. 'waiting:' .. variant
+end
+
+local function serving_key(variant)
+  return prefix .. 'serving:' .. variant
 end
 
 local function tell(id, kind, done, total)

@@ -54,10 +54,12 @@ class Queue:
         lease_s: float = 15.0,
         max_attempts: int = 3,
         result_ttl_s: float = 3600.0,
+        variants_known_s: float = VARIANTS_KNOWN_S,
     ) -> None:
         self.lease_s = lease_s
         self.max_attempts = max_attempts
         self.result_ttl_s = result_ttl_s
+        self.variants_known_s = variants_known_s
         self._prefix = f"{{{namespace}}}:"
         retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), RETRIES)  # a client made from a URL has none
         told: dict[str, Any] = {"decode_responses": True, "retry": retry}
@@ -163,7 +165,7 @@ class Queue:
         return int((await self._run("fleet"))[0])
 
     async def variants(self) -> dict[str, VariantInfo]:
-        """What the workers serve, or served a short while ago (a replacement may be on its way)."""
+        """What the workers serve, by name, then what they served of late (a replacement may be on its way)."""
         infos = [VariantInfo.model_validate_json(info) for info in (await self._run("fleet"))[1::2]]
         return {info.name: info for info in infos}
 
@@ -175,16 +177,18 @@ class Queue:
     # The worker's side -----------------------------------------------------------------------------------------
 
     async def register(self, worker: str, variants: Iterable[VariantInfo], ttl_s: float) -> None:
-        """Say that the worker lives and what it serves; it counts as alive for `ttl_s` seconds."""
+        """Say that the worker lives and what it serves; it counts as alive for `ttl_s` seconds, 0: it leaves."""
         known = [text for info in variants for text in (info.name, info.model_dump_json())]
-        await self._run("register", worker, ttl_s, VARIANTS_KNOWN_S, *known)
+        await self._run("register", worker, ttl_s, self.variants_known_s, *known)
 
     async def lease(self, variants: Iterable[str], worker: str, count: int) -> list[Leased]:
         """Take up to `count` jobs from the line; the worker holds each as long as it renews its lease."""
         answer = await self._run("lease", uuid4().hex, worker, self.lease_s, count, *variants)
         return [
-            Leased(job=Job.model_validate_json(job), attempt=int(attempt), waited_s=float(waited))
-            for job, attempt, waited in answer
+            Leased(
+                job=Job.model_validate_json(job), attempt=int(attempt), waited_s=float(waited), suspect=bool(suspect)
+            )
+            for job, attempt, waited, suspect in answer
         ]
 
     async def arrival(self, after: str) -> str:
@@ -215,12 +219,20 @@ class Queue:
         return bool(await self._run("release", job_id, attempt))
 
     async def reclaim(self) -> int:
-        """Put the jobs of silent workers back in line (or fail those out of attempts); return how many."""
+        """Put the jobs of silent workers back in line (or fail those out of attempts); return how many.
+
+        Jobs that wait for a variant that has long been unknown are failed.
+        """
         problem = ProcessingFailed(
             f"The worker died or fell silent on this image, {self.max_attempts} times in a row.",
             "Try another file or a smaller scale; the operator finds the cause in the workers' logs.",
         ).problem()
-        return int(await self._run("reclaim", self.result_ttl_s, self.max_attempts, problem.model_dump_json()))
+        forgotten = Unavailable(
+            "The job's model is served no more: no worker that has it came back in time.",
+            "Name another model; GET /v1/models lists them.",
+        ).problem()
+        problems = problem.model_dump_json(), self.variants_known_s, forgotten.model_dump_json()
+        return int(await self._run("reclaim", self.result_ttl_s, self.max_attempts, *problems))
 
     # ------------------------------------------------------------------------------------------------------------
 

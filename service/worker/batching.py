@@ -30,13 +30,18 @@ class Ready:
     priority: int
     since: float
     """Seconds on the clock of `now`."""
+    pixels: int
+    """What the op adds to its batch's size in memory; 0 where the number of ops says enough."""
 
 
 R = TypeVar("R", bound=Ready)
 
 
-def pick(ready: Sequence[R], max_batch: int, now: float) -> list[R]:
-    """The most urgent op and those that can go with it, the most urgent of them first; at most `max_batch`."""
+def pick(ready: Sequence[R], max_batch: int, max_pixels: int, now: float) -> list[R]:
+    """The most urgent op and those that can go with it, the most urgent of them first.
+
+    They are at most `max_batch`, and their pixels at most `max_pixels` unless the first alone has more.
+    """
     if not ready:
         return []
 
@@ -45,5 +50,6 @@ def pick(ready: Sequence[R], max_batch: int, now: float) -> list[R]:
 
     first = min(ready, key=urgency)
     companions = sorted((op for op in ready if op.group == first.group), key=urgency)
-    fits = min(len(companions), max_batch)
+    roomy = max(1, max_pixels // first.pixels) if first.pixels else max_batch
+    fits = min(len(companions), max_batch, roomy)
     return companions[: next(size for size in BATCH_SIZES if size <= fits)]

@@ -1,5 +1,6 @@
 """The device thread: takes the ops of many images, runs them in batches, hands the results back."""
 
+import math
 import time
 from collections.abc import Callable, Generator, Mapping, Sequence
 from concurrent.futures import Future
@@ -12,7 +13,8 @@ import structlog
 import torch
 from torch import Tensor
 
-from model.upscale import Decode, Op, Predict
+from model.plan import LATENT
+from model.upscale import Decode, Encode, Op, Predict
 from service.worker.batching import Ready, Stage, pick
 
 _log = structlog.get_logger(__name__)
@@ -58,9 +60,10 @@ class ReadyOp(Ready):
 class Engine:
     """`submit` from any thread; `run` is the device thread's whole life."""
 
-    def __init__(self, devices: Mapping[str, Device], max_batch: int) -> None:
+    def __init__(self, devices: Mapping[str, Device], max_batch: int, max_batch_pixels: int) -> None:
         self._devices = devices
         self._max_batch = max_batch
+        self._max_batch_pixels = max_batch_pixels
         self._inbox: SimpleQueue[Image | None] = SimpleQueue()
         self._ready: list[ReadyOp] = []
         self._stopped = False
@@ -84,7 +87,7 @@ class Engine:
     def step(self) -> None:
         """One batch: pick it, run it, hand the results back to the images."""
         self._ready = [ready for ready in self._ready if not ready.image.outcome.cancelled()]
-        batch = pick(self._ready, self._max_batch, time.monotonic())
+        batch = pick(self._ready, self._max_batch, self._max_batch_pixels, time.monotonic())
         if not batch:
             return
         taken = set(map(id, batch))
@@ -146,7 +149,7 @@ class Engine:
             image.results = [None] * len(ops)
             now = time.monotonic()
             self._ready += [
-                ReadyOp((image.variant, *op.key), _stage(op), image.priority, now, image, op, place)
+                ReadyOp((image.variant, *op.key), _stage(op), image.priority, now, _pixels(op), image, op, place)
                 for place, op in enumerate(ops)
             ]
 
@@ -163,3 +166,13 @@ def _stage(op: Op) -> Stage:
         case Predict():
             return Stage.PREDICT
     return Stage.ENCODE
+
+
+def _pixels(op: Op) -> int:
+    """An image as a whole can be of any size; a tile has the one size of its variant."""
+    match op:
+        case Encode():
+            return math.prod(op.tensor.shape[-2:])
+        case Decode():
+            return math.prod(op.tensor.shape[-2:]) * LATENT**2
+    return 0

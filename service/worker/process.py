@@ -8,6 +8,8 @@ import threading
 import time
 from collections.abc import Awaitable, Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TypeVar
 from uuid import uuid4
 
@@ -35,6 +37,16 @@ _log = structlog.get_logger(__name__)
 T = TypeVar("T")
 
 
+@dataclass(eq=False)
+class InHand:
+    """A job that the worker has leased, and how much of it is still to do."""
+
+    leased: Leased
+    task: asyncio.Task[None] = field(init=False)
+    tiles: int = 0
+    tiles_left: int = 0
+
+
 class Worker:
     """Serves all its variants from one device. `run` returns when it was told to stop and has drained."""
 
@@ -44,17 +56,18 @@ class Worker:
         self._queue = queue
         self._variants = [info(pipe) for pipe in pipes.values()]
         self._blobs = BlobStore(settings.blobs)
-        self._engine = Engine(pipes, settings.max_batch)
+        self._engine = Engine(pipes, settings.max_batch, settings.max_batch_pixels)
         self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2), thread_name_prefix="files")
         self._work = ImageWork(settings, pipes, self._blobs, self._engine, self._pool)
-        self._jobs: dict[str, tuple[Leased, asyncio.Task[None]]] = {}
+        self._jobs: dict[str, InHand] = {}
         self._freed = asyncio.Event()
+        self._leasing = asyncio.Lock()
+        self._registered = False
         self._seen = "0"
 
     async def run(self, stop: asyncio.Event) -> None:
         """Work until `stop` is set, then drain."""
         beat = self._settings.lease_s / 3
-        await self._insist(self._register)
         taking = asyncio.create_task(self._every(0, self._take))
         device = asyncio.create_task(self._device())
         others = [
@@ -64,14 +77,14 @@ class Worker:
             asyncio.create_task(self._every(min(SWEEP_S, self._settings.result_ttl_s), self._sweep)),
         ]
         stopping = asyncio.create_task(stop.wait())
-        _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
         ended, _ = await asyncio.wait([stopping, taking, device, *others], return_when=asyncio.FIRST_COMPLETED)
-        taking.cancel()
+        async with self._leasing:  # a lease on its way is let through: its answer would be lost, not the lease
+            taking.cancel()
         await self._drain()
         for task in (stopping, *others):
             task.cancel()
         await asyncio.gather(taking, stopping, *others, return_exceptions=True)
-        self._pool.shutdown(wait=False, cancel_futures=True)
+        await self._leave()
         # An interpreter that ends under a thread at work in torch aborts: let the batch at hand end.
         if not (await asyncio.wait([device], timeout=LAST_BATCH_S))[0]:
             _log.error("the device thread does not end, leaving without it")
@@ -83,44 +96,56 @@ class Worker:
 
     async def _register(self) -> None:
         await self._queue.register(self.name, self._variants, self._settings.lease_s)
+        if not self._registered:
+            self._registered = True
+            _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
 
     async def _take(self) -> None:
-        """Lease about two batches ahead: enough to fill the next one, few to lose."""
-        room = 2 * self._settings.max_batch - len(self._jobs)
-        if room <= 0:
-            self._freed.clear()
-            await self._freed.wait()
-            return
+        await self._until(self._has_room)
         names = [variant.name for variant in self._variants]
-        leased = await self._queue.lease(names, self.name, room)
-        for each in leased:
-            self._start(each)
+        async with self._leasing:
+            leased = await self._queue.lease(names, self.name, 1)
+            for each in leased:
+                self._start(each)
         if not leased:
             self._seen = await self._queue.arrival(self._seen)
 
+    def _has_room(self) -> bool:
+        """About two batches ahead: enough to fill the next one, few to lose. A suspect stays alone."""
+        jobs, ahead = self._jobs.values(), 2 * self._settings.max_batch
+        if any(job.leased.suspect for job in jobs):
+            return False
+        return len(jobs) < ahead and sum(job.tiles_left for job in jobs) < ahead
+
+    async def _until(self, holds: Callable[[], bool]) -> None:
+        while not holds():
+            self._freed.clear()
+            await self._freed.wait()
+
     def _start(self, leased: Leased) -> None:
         # A job that was lost and comes back while its old attempt still winds up here replaces that attempt.
-        if leased.job.id in self._jobs:
-            self._jobs[leased.job.id][1].cancel()
-        task = asyncio.create_task(self._process(leased))
-        self._jobs[leased.job.id] = (leased, task)
-        task.add_done_callback(lambda _: self._forget(leased))
+        if before := self._jobs.get(leased.job.id):
+            before.task.cancel()
+        job = InHand(leased)
+        self._jobs[leased.job.id] = job
+        job.task = asyncio.create_task(self._process(job))
+        job.task.add_done_callback(lambda _: self._forget(job))
 
-    def _forget(self, leased: Leased) -> None:
-        if self._jobs.get(leased.job.id, (None,))[0] is leased:
-            del self._jobs[leased.job.id]
+    def _forget(self, job: InHand) -> None:
+        if self._jobs.get(job.leased.job.id) is job:
+            del self._jobs[job.leased.job.id]
         self._freed.set()
 
     async def _renew(self) -> None:
-        held = {job_id: leased.attempt for job_id, (leased, _) in self._jobs.items()}
+        held = {job_id: job.leased.attempt for job_id, job in self._jobs.items()}
         if not held:
             return
         still = await self._queue.renew(held)
         for job_id in held.keys() - still:
-            leased, task = self._jobs.get(job_id, (None, None))
-            if leased and task and leased.attempt == held[job_id]:
-                _log.info("job dropped", job=job_id, attempt=leased.attempt, why="cancelled, or lost to another worker")
-                task.cancel()
+            job = self._jobs.get(job_id)
+            if job and job.leased.attempt == held[job_id]:
+                _log.info("job dropped", job=job_id, attempt=held[job_id], why="cancelled, or lost to another worker")
+                job.task.cancel()
 
     async def _reclaim(self) -> None:
         if count := await self._queue.reclaim():
@@ -151,15 +176,20 @@ class Worker:
 
     # One job --------------------------------------------------------------------------------------------------------
 
-    async def _process(self, leased: Leased) -> None:
-        job = leased.job
+    async def _process(self, mine: InHand) -> None:
+        leased, job = mine.leased, mine.leased.job
         structlog.contextvars.bind_contextvars(request_id=job.request_id, job=job.id, attempt=leased.attempt)
         began = time.monotonic()
 
         async def tell(tiles_done: int) -> None:
-            await self._insist(lambda: self._queue.progress(job.id, leased.attempt, tiles_done, self._work.tiles(job)))
+            mine.tiles_left = mine.tiles - tiles_done
+            self._freed.set()
+            await self._insist(lambda: self._queue.progress(job.id, leased.attempt, tiles_done, mine.tiles))
 
         try:
+            mine.tiles = mine.tiles_left = self._work.tiles(job)
+            if leased.suspect:  # should it kill the worker again, it takes no other with it
+                await self._until(lambda: len(self._jobs) == 1)
             await tell(0)
             result = await self._work.upscale(leased, Progress(tell).tell)
         except Exception as error:  # noqa: BLE001 — the job's fate, not the worker's
@@ -181,17 +211,23 @@ class Worker:
     # The end --------------------------------------------------------------------------------------------------------
 
     async def _drain(self) -> None:
-        """Finish what runs within the time given; give back what does not get done."""
-        tasks = [task for _, task in self._jobs.values()]
+        """Let what runs come to its end within the time given."""
+        tasks = [job.task for job in self._jobs.values()]
         _log.info("draining", jobs=len(tasks))
         if tasks:
             await asyncio.wait(tasks, timeout=self._settings.drain_s)
-        left = list(self._jobs.values())
-        for leased, task in left:
-            task.cancel()
-            await self._queue.release(leased.job.id, leased.attempt)
+
+    async def _leave(self) -> None:
+        """Give back what did not get done, and go."""
+        left = [job.leased for job in self._jobs.values()]
+        for job in self._jobs.values():
+            job.task.cancel()
         self._engine.stop()
-        await self._queue.register(self.name, [], 0)
+        self._pool.shutdown(wait=False, cancel_futures=True)
+        with suppress(Unavailable):  # then their leases run out, and so does the worker's own
+            for leased in left:
+                await self._queue.release(leased.job.id, leased.attempt)
+            await self._queue.register(self.name, self._variants, 0)
 
     # ----------------------------------------------------------------------------------------------------------------
 
@@ -209,7 +245,8 @@ class Worker:
         while True:
             try:
                 return await call()
-            except Unavailable:
+            except Unavailable as error:
+                _log.warning("queue unreachable, trying on", detail=error.detail)
                 await asyncio.sleep(QUEUE_PAUSE_S)
 
 
