@@ -68,7 +68,7 @@ async def until_queued(queue: Queue, name: str):
 async def test_a_lease_whose_answer_was_lost_gives_the_same_jobs_again(queue: Queue) -> None:
     for name in "abc":
         await queue.submit(job(name))
-    call = ("lease", "token", "w", queue.lease_s, 2, "m")
+    call = ("lease", "token", "w", 60, 2, "m")
     first, again = await queue._run(*call), await queue._run(*call)
     assert [each[:2] for each in first] == [each[:2] for each in again]
     assert ids(await queue.lease(["m"], "w", 9)) == ["c"]
@@ -197,6 +197,18 @@ async def collect(queue: Queue, name: str, after: str):
     return [event async for event in queue.events(name, after)]
 
 
+async def test_a_thousand_who_wait_share_one_connection(queue: Queue, valkey: str) -> None:
+    names = [f"job {number}" for number in range(1000)]
+    await asyncio.gather(*(queue.submit(job(name)) for name in names))
+    waiting = [asyncio.create_task(queue.wait(name)) for name in names]
+    await asyncio.gather(*(queue.status(name) for name in names))  # behind the waiters' own first look
+    for name in names:
+        await queue.cancel(name)
+    assert {status.state for status in await asyncio.gather(*waiting)} == {JobState.CANCELLED}
+    async with Redis.from_url(valkey) as raw:
+        assert len(await raw.client_list()) < 100
+
+
 async def test_an_idle_worker_hears_of_a_new_job(queue: Queue) -> None:
     hearing = asyncio.create_task(queue.arrival("0"))
     await queue.submit(job("a"))
@@ -258,6 +270,7 @@ async def test_a_finished_job_leaves_nothing_behind(valkey: str) -> None:
             while left := {key.decode().partition("}:")[2] async for key in raw.scan_iter(f"*{namespace}*")} - {
                 "submitted",
                 "arrivals",
+                "ended",
             }:
                 await asyncio.sleep(0.01)
         assert not left

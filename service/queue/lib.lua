@@ -6,9 +6,11 @@
 --   serving:V   zset    workers that serve variant V, by the time they count as gone
 --   leases      zset    ids of the running jobs, by the time their lease ends
 --   events:ID   stream  what happened to the job, the oldest lines dropped
+--   ended       stream  ids of the jobs that reached their final state, the oldest dropped
 --   arrivals    stream  one entry, replaced whenever a job begins to wait: what idle workers listen to
 local prefix = KEYS[1]
 local MAX_EVENTS = 512
+local MAX_ENDED = 10000
 
 local function now()
   local time = redis.call('TIME')
@@ -69,6 +71,7 @@ local function settle(id, state, ttl, field, value)
   redis.call('ZREM', prefix .. 'leases', id)
   redis.call('ZREM', waiting_key(job[1]), id)
   tell(id, state, job[2], job[3])
+  redis.call('XADD', prefix .. 'ended', 'MAXLEN', '~', MAX_ENDED, '*', 'id', id)
   local ms = math.ceil(ttl * 1000)
   redis.call('PEXPIRE', job_key(id), ms)
   redis.call('PEXPIRE', prefix .. 'events:' .. id, ms)

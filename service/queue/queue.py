@@ -24,6 +24,7 @@ from redis.exceptions import RedisError
 from service.errors import JobNotFound, ProcessingFailed, Unavailable
 from service.job import Event, Job, JobState, JobStatus, Leased, Problem, Result, VariantInfo
 from service.queue.embedded import socket_url
+from service.queue.endings import Endings
 from service.settings import Settings
 
 BLOCK_MS = 2_000  # well below the client's socket timeout of 5 s
@@ -31,6 +32,7 @@ VARIANTS_KNOWN_S = 600.0
 CONNECTIONS = 64
 POOL_PATIENCE_S = 20.0
 RETRIES = 6  # over 1.3 s on average: a blip, or the embedded server's restart
+LOOK_AGAIN_S = 30.0
 OUTAGE_S = 60.0
 OUTAGE_PAUSE_S = 0.2
 
@@ -68,6 +70,7 @@ class Queue:
         )
         # Reads that block keep a connection each; in a pool of their own they cannot starve the others.
         self._waiters = Redis.from_pool(ConnectionPool.from_url(url, max_connections=10_000, **told))
+        self._endings = Endings(lambda stream, after: self._read(stream, after, BLOCK_MS))
         self._scripts: dict[str, Any] = {}
 
     @classmethod
@@ -91,6 +94,7 @@ class Queue:
 
     async def close(self) -> None:
         """Close all connections."""
+        self._endings.close()
         await self._redis.aclose()
         await self._waiters.aclose()
 
@@ -143,10 +147,13 @@ class Queue:
                 ended = (await _patiently(lambda: self.status(job_id))).state.final
 
     async def wait(self, job_id: str) -> JobStatus:
-        """Return the job's status once it is final."""
-        async for _ in self.events(job_id):
-            pass
-        return await _patiently(lambda: self.status(job_id))
+        """Return the job's status once it is final. Any number of callers share one connection."""
+        with self._endings.watch(job_id) as ended:
+            while not (status := await _patiently(lambda: self.status(job_id))).state.final:
+                with suppress(TimeoutError):  # looks again by itself, should it have missed the news
+                    await asyncio.wait_for(ended.wait(), LOOK_AGAIN_S)
+                ended.clear()  # a server that was restarted may not know of this end any more
+        return status
 
     async def exists(self, job_ids: Iterable[str]) -> set[str]:
         """Those of the ids that are jobs still: waiting, running, or final within their time to live."""
