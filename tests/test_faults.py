@@ -3,6 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager, suppress
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -16,7 +17,7 @@ from redis.asyncio import Redis
 from service.errors import Unavailable
 from service.job import Event, Job, JobState, JobStatus, UpscaleOptions
 from service.queue.blobs import BlobStore, input_key
-from service.queue.embedded import EmbeddedServer, socket_url
+from service.queue.embedded import EmbeddedServer, socket_path, socket_url
 from service.queue.queue import Queue
 from service.settings import Settings
 from tests.running import Service, running_worker, settings_of, stopped
@@ -172,6 +173,46 @@ async def test_a_worker_told_to_stop_gives_back_what_it_cannot_finish(
     assert (status.state, status.position) == (JobState.QUEUED, 0)
     assert await alone.workers_alive() == 0
     assert await alone.variants() == {}
+
+
+async def test_a_job_whose_lease_is_on_its_way_when_the_worker_stops_is_given_back(
+    alone: Queue, state: Path, tiny_models: Path
+) -> None:
+    job_id = await submit_photo(alone, settings_of(state, tiny_models))
+    async with answers_held(socket_path(state), job_id) as (url, let_go):
+        with running_worker(state, tiny_models, until="model ready", REDIS_URL=url, OMGSR_DRAIN_S="0") as (worker, _):
+            async with asyncio.timeout(60):
+                async for event in alone.events(job_id):
+                    if event.kind == "progress":  # the server has leased it, the worker does not know yet
+                        break
+            worker.terminate()
+            ended = asyncio.create_task(asyncio.to_thread(worker.wait, 30))
+            await asyncio.wait({ended}, timeout=1)  # a worker that does not wait for the answer is gone by now
+            let_go.set()
+            assert await ended == 0
+    assert (await alone.status(job_id)).state is JobState.QUEUED
+
+
+@asynccontextmanager
+async def answers_held(server: Path, word: str) -> AsyncIterator[tuple[str, asyncio.Event]]:
+    """A way to the queue's server on which answers with the word in them are held until they are let go."""
+    let_go = asyncio.Event()
+
+    async def forward(source: asyncio.StreamReader, sink: asyncio.StreamWriter, *, answers: bool) -> None:
+        while data := await source.read(2**16):
+            if answers and word.encode() in data:
+                await let_go.wait()
+            sink.write(data)
+            await sink.drain()
+        sink.close()
+
+    async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        from_server, to_server = await asyncio.open_unix_connection(server)
+        with suppress(ConnectionError):
+            await asyncio.gather(forward(reader, to_server, answers=False), forward(from_server, writer, answers=True))
+
+    async with await asyncio.start_server(connect, "127.0.0.1") as proxy:
+        yield f"redis://127.0.0.1:{proxy.sockets[0].getsockname()[1]}", let_go
 
 
 async def test_a_worker_told_to_stop_finishes_what_it_can(alone: Queue, state: Path, tiny_models: Path) -> None:
