@@ -30,6 +30,11 @@ REJECTED = Counter("omgsr_rejected", "Requests refused before they became a job.
 QUEUE_DEPTH = Gauge("omgsr_queue_depth", "Jobs that wait.", ("model",))
 WORKERS_ALIVE = Gauge("omgsr_workers_alive", "Workers with a fresh heartbeat.")
 
+# Without local variables: they hold what clients sent, and passwords.
+_tracebacks = structlog.processors.ExceptionRenderer(
+    structlog.tracebacks.ExceptionDictTransformer(show_locals=False, max_frames=20)
+)
+
 WAIT_STAGE = "queue_wait"
 
 
@@ -80,7 +85,7 @@ def configure_logging(level: str) -> None:
             foreign_pre_chain=shared,
             processors=[
                 structlog.stdlib.ProcessorFormatter.remove_processors_meta,
-                structlog.processors.dict_tracebacks,
+                _tracebacks,
                 structlog.processors.JSONRenderer(ensure_ascii=False),
             ],
         )
