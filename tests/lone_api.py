@@ -1,5 +1,6 @@
 """A real API process on a real queue without any worker: the test itself takes the jobs, so nothing happens unasked."""
 
+import asyncio
 import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,6 +16,7 @@ from service.queue.queue import Queue
 from service.settings import Settings
 from tests.running import OMGSR, Log, environment
 
+ARRIVES_S = 30
 VARIANT = VariantInfo(
     name="hand-made", family="sd", base="none", mid_timestep=195, native_size=64, license="MIT", color_fix="adain"
 )
@@ -76,6 +78,7 @@ def lone_api(state: Path, **given: str) -> Iterator[LoneApi]:
 async def first_lease(queue: Queue) -> Leased:
     """The next job that arrives."""
     after = "0"
-    while not (leased := await queue.lease([VARIANT.name], "the test", 1)):
-        after = await queue.arrival(after)
+    async with asyncio.timeout(ARRIVES_S):  # a job that was refused never arrives
+        while not (leased := await queue.lease([VARIANT.name], "the test", 1)):
+            after = await queue.arrival(after)
     return leased[0]

@@ -8,6 +8,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import grpc
+import httpx
 import pytest
 from google.rpc.error_details_pb2 import ErrorInfo
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -19,7 +20,7 @@ from PIL import Image
 from service.job import JobState, Result
 from service.queue.blobs import result_key
 from tests.lone_api import VARIANT, LoneApi, first_lease, lone_api
-from tests.test_rest import photo
+from tests.test_rest import check_problem, photo
 
 SERVICE = "omgsr.v1.UpscaleService"
 PIECE = 1000
@@ -198,6 +199,22 @@ async def test_cancel_on_the_stream(api, queue):
     assert (await queue.status(leased[0].job.id)).state is JobState.CANCELLED
 
 
+async def test_a_cancel_that_comes_while_the_image_is_judged(state: Path):
+    with lone_api(state) as api:
+        async with api.queue() as queue:
+            await queue.register("the test", [VARIANT], ttl_s=600)
+            large = upload(
+                "hasty", photo(2000, 2000), piece=2**19, scale=1.0
+            )  # its decoding takes longer than the rest arrives
+            answers = await converse(api.grpc, [*large, pb.UpscaleRequest(cancel=pb.Cancel(image_id="hasty"))])
+            assert reason(answers.failed["hasty"])[0] == "CANCELLED"
+            assert await queue.active() == []
+            late = pb.UpscaleRequest(chunk=pb.Chunk(image_id="hasty", data=b"more", last=True))
+            answers = await converse(api.grpc, [*large, late])
+            assert reason(answers.failed["hasty"])[:2] == ("INVALID_ARGUMENT", "BAD_REQUEST")
+            assert await queue.active() == []
+
+
 async def test_a_stop_lets_the_image_at_hand_finish(state: Path):
     with lone_api(state, OMGSR_DRAIN_S="20") as api:
         async with api.queue() as queue:
@@ -219,3 +236,40 @@ async def test_a_client_that_hangs_up_cancels_its_jobs(api, queue):
         call.cancel()
         async with asyncio.timeout(20):
             assert (await queue.wait(leased.job.id)).state is JobState.CANCELLED
+
+
+async def test_a_client_that_hangs_up_cancels_all_its_images(api, queue):
+    async with grpc.aio.insecure_channel(api.grpc) as channel:
+        requests = [each for number in range(8) for each in upload(str(number), photo())]
+        call = UpscaleServiceStub(channel).Upscale(iter(requests))
+        leased = [await first_lease(queue) for _ in range(8)]
+        call.cancel()
+        async with asyncio.timeout(20):
+            ended = [await queue.wait(each.job.id) for each in leased]
+    assert {status.state for status in ended} == {JobState.CANCELLED}
+
+
+async def test_more_uploads_than_memory_is_given_for_are_refused(state: Path):
+    with lone_api(state, OMGSR_MAX_UPLOADS_IN_FLIGHT="1") as api:
+        async with api.queue() as queue, grpc.aio.insecure_channel(api.grpc) as channel:
+            await queue.register("the test", [VARIANT], ttl_s=600)
+            holds, second, again = (upload(name, photo(), piece=100) for name in ("holds", "second", "again"))
+            call = UpscaleServiceStub(channel).Upscale()
+            for request in (*holds[:2], *second):
+                await call.write(request)
+            refused = await call.read()
+            assert refused.failed.image_id == "second", refused
+            assert reason(refused.failed.status)[:2] == ("UNAVAILABLE", "UNAVAILABLE")
+            async with httpx.AsyncClient(base_url=api.url, timeout=60) as client:
+                answer = await client.post("/v1/upscale", files={"image": photo()})
+                check_problem(answer, 503, "unavailable")
+                assert int(answer.headers["retry-after"]) > 0
+                for request in holds[2:]:
+                    await call.write(request)
+                assert (await call.read()).accepted.image_id == "holds"  # its bytes are stored: the slot is free
+                later = {"files": {"image": photo()}, "headers": {"Prefer": "respond-async"}}
+                assert (await client.post("/v1/upscale", **later)).status_code == 202
+                for request in again[:2]:
+                    await call.write(request)
+                call.cancel()
+                assert (await client.post("/v1/upscale", **later)).status_code == 202

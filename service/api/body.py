@@ -79,18 +79,18 @@ async def _limited(request: Request, most: int, max_bytes: int) -> AsyncGenerato
     """The body's chunks up to `most` bytes; a body that says it is larger is refused before it is read."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
-        await _discard(request, max_bytes)
+        await discard(request, max_bytes)
         raise _too_many(max_bytes)
     received = 0
     async for chunk in request.stream():
         received += len(chunk)
         if received > most:
-            await _discard(request, max_bytes)
+            await discard(request, max_bytes)
             raise _too_many(max_bytes)
         yield chunk
 
 
-async def _discard(request: Request, most: int) -> None:
+async def discard(request: Request, most: int) -> None:
     """Let a client that is sending already come to its end, or it would meet a reset before it reads the answer.
 
     One that asked first (`Expect: 100-continue`, as curl does) has sent nothing yet. Nothing is kept.

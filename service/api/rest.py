@@ -1,17 +1,18 @@
 """REST: upscale, jobs, models."""
 
 import asyncio
+from contextlib import AsyncExitStack
 from typing import Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Request, Response
 from starlette.responses import RedirectResponse
 
-from service.api.body import read_upload
+from service.api.body import discard, read_upload
 from service.api.problems import CONTENT_TYPE
 from service.api.submit import Admission, Submitted, parse_options, result_name
 from service.api.views import JobView, ModelsView
-from service.errors import Cancelled, NotReady, RequestFailed
+from service.errors import Cancelled, NotReady, RequestFailed, Unavailable
 from service.images import MIME_TYPES
 from service.job import JobState, JobStatus, Problem, UpscaleOptions
 from service.telemetry import WAIT_STAGE, rejections_counted
@@ -72,13 +73,7 @@ async def upscale(request: Request) -> Response:
     """
     admission = _admission(request)
     with rejections_counted():
-        upload = await read_upload(request, admission.settings.max_upload_bytes)
-        submitted = await admission.submit(
-            upload.data,
-            parse_options(upload.fields),
-            filename=upload.filename,
-            request_id=request.state.request_id,
-        )
+        submitted = await _submit(request, admission)
     request.state.model = submitted.job.options.model
     if _wants_job(request):
         status = await admission.queue.status(submitted.job.id)
@@ -119,6 +114,22 @@ async def models(request: Request) -> ModelsView:
     variants = await admission.queue.variants()
     default = (await admission.variant("")).name if variants else admission.settings.default_model
     return ModelsView(default=default, models=list(variants.values()))
+
+
+async def _submit(request: Request, admission: Admission) -> Submitted:
+    """A function of its own, so that the file's bytes are gone while the job is waited for."""
+    limit = admission.settings.max_upload_bytes
+    async with AsyncExitStack() as slot:
+        try:
+            await slot.enter_async_context(admission.upload_slot())
+        except Unavailable:
+            await discard(request, limit)
+            raise
+        upload = await read_upload(request, limit)
+        options = parse_options(upload.fields)
+        return await admission.submit(
+            upload.data, options, filename=upload.filename, request_id=request.state.request_id
+        )
 
 
 def _wants_job(request: Request) -> bool:

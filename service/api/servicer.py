@@ -3,30 +3,29 @@
 import asyncio
 import time
 from collections.abc import AsyncIterator
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from types import TracebackType
 from typing import Self
 
 import grpc
 import structlog
-from google.protobuf.any_pb2 import Any as AnyMessage
-from google.rpc.error_details_pb2 import ErrorInfo  # type: ignore[import-untyped]
-from google.rpc.status_pb2 import Status  # type: ignore[import-untyped]
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc  # type: ignore[import-untyped]
 from grpc_reflection.v1alpha import reflection  # type: ignore[import-untyped]
 from omgsr.v1 import upscale_pb2 as pb
 from omgsr.v1 import upscale_pb2_grpc
-from pydantic import ValidationError
 
-from service.api.submit import Admission, bad_option
-from service.errors import BadRequest, Cancelled, RequestFailed, ServiceError, TooManyBytes
-from service.job import Event, JobState, Problem, Result, UpscaleOptions
+from service.api.messages import options_of, progress_of, status_of, too_many
+from service.api.submit import Admission, Submitted
+from service.errors import BadRequest, Cancelled, RequestFailed, ServiceError, Unavailable
+from service.job import Result
 from service.settings import Settings
 from service.telemetry import REQUEST_DURATION, rejections_counted
 
 CHUNK = 256 * 1024
 LARGEST_MESSAGE = 2**20 + 64 * 1024
 IMAGES_AT_ONCE = 8
+STREAMS_AT_ONCE = 64
+"""On one connection; further calls wait at the client."""
 SERVICE = pb.DESCRIPTOR.services_by_name["UpscaleService"].full_name
 _log = structlog.get_logger(__name__)
 
@@ -38,20 +37,25 @@ class _Image:
         self.id = start.image_id
         self.start = start
         self.data = bytearray()
+        self.slot = AsyncExitStack()
+        self.has_slot = False
         self.whole = False
         self.model = ""
         self.task: asyncio.Task[None] | None = None
+        self.submitting: asyncio.Task[Submitted] | None = None
         self.job_id = ""
+        self.unwanted: ServiceError | None = None
         self.began = time.perf_counter()
 
 
-class _Stream:
+class Stream:
     """The images of one call. What goes out waits in a short line, so a slow reader holds us up, not our memory."""
 
     def __init__(self, admission: Admission) -> None:
         self.admission = admission
         self.outgoing: asyncio.Queue[pb.UpscaleResponse | None] = asyncio.Queue(maxsize=4)
         self.images: dict[str, _Image] = {}
+        self.abandoned = False
 
     async def read(self, requests: AsyncIterator[pb.UpscaleRequest]) -> None:
         """Take every request in, wait for the images at work, then end the answers."""
@@ -63,12 +67,19 @@ class _Stream:
         await self.outgoing.put(None)
 
     async def abandon(self) -> None:
-        """The client is gone: cancel what is at work for it."""
-        for image in self.images.values():
-            if image.task:
-                image.task.cancel()
-            if image.job_id:
-                await self._cancel_job(image.job_id)
+        """The client is gone: end what is at work for it, and cancel its jobs, also those just being submitted."""
+        self.abandoned = True
+        images = list(self.images.values())
+        tasks = [image.task for image in images if image.task]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*map(self._forget, images), return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _forget(self, image: _Image) -> None:
+        async with image.slot:
+            if image.submitting:
+                await self._cancel_job((await image.submitting).job.id)
 
     async def _cancel_job(self, job_id: str) -> None:
         with suppress(ServiceError):  # ended long ago, or the queue is away: nothing is left to cancel here
@@ -92,7 +103,7 @@ class _Stream:
         elif len(self.images) >= IMAGES_AT_ONCE:
             refusal = BadRequest(f"More than {IMAGES_AT_ONCE} images at once on one stream.", "Wait for results first.")
         elif start.total_bytes > limit:
-            refusal = _too_many(limit)
+            refusal = too_many(limit)
         else:
             self.images[start.image_id] = image
             return
@@ -101,20 +112,35 @@ class _Stream:
     async def _add(self, image: _Image, chunk: pb.Chunk) -> None:
         limit = self.admission.settings.max_upload_bytes
         if image.whole:
-            await self._fail(image, BadRequest("A chunk came after the last one."))
+            await self._drop(image, BadRequest("A chunk came after the last one."))
         elif len(image.data) + len(chunk.data) > limit:
-            await self._fail(image, _too_many(limit))
-        else:
+            await self._fail(image, too_many(limit))
+        elif image.has_slot or await self._take_slot(image):
             image.data += chunk.data
             if chunk.last:
                 image.whole = True
                 image.task = asyncio.create_task(self._work(image))
 
+    async def _take_slot(self, image: _Image) -> bool:
+        try:
+            with rejections_counted():
+                await image.slot.enter_async_context(self.admission.upload_slot())
+            image.has_slot = True
+        except Unavailable as error:
+            await self._fail(image, error)
+        return image.has_slot
+
     async def _cancel(self, image: _Image) -> None:
-        if image.job_id:  # its task sees the end and tells
-            await self._cancel_job(image.job_id)
-        elif image.task is None:
+        if image.whole:
+            await self._drop(image, Cancelled("The image was cancelled."))
+        else:
             await self._fail(image, Cancelled("The image was cancelled."))
+
+    async def _drop(self, image: _Image, why: ServiceError) -> None:
+        """Give up an image that is at work: its task sees the end and tells why."""
+        image.unwanted = why
+        if image.job_id:  # else its task does it, once there is a job
+            await self._cancel_job(image.job_id)
 
     async def _work(self, image: _Image) -> None:
         try:
@@ -126,22 +152,33 @@ class _Stream:
             await self._fail(image, ServiceError("An unexpected error; it has been logged."))
 
     async def _upscale(self, image: _Image) -> None:
-        with rejections_counted():
-            if image.start.total_bytes not in (0, len(image.data)):
-                raise BadRequest(f"total_bytes says {image.start.total_bytes}, {len(image.data)} bytes came.")
-            submitted = await self.admission.submit(bytes(image.data), _options(image.start))
-        image.data.clear()
+        # Shielded: a client that leaves now must not leave a job that nobody knows of.
+        image.submitting = asyncio.create_task(self._submit(image))
+        submitted = await asyncio.shield(image.submitting)
         image.job_id, image.model = submitted.job.id, submitted.job.options.model
+        if image.unwanted:
+            await self._cancel_job(image.job_id)
         await self._say(accepted=pb.Accepted(image_id=image.id, job_id=image.job_id, position=submitted.position))
         async for event in self.admission.queue.events(image.job_id):
             if not event.final:
-                await self._say(progress=_progress(image, event))
+                await self._say(progress=progress_of(image.id, event))
         status = await asyncio.shield(submitted.finished)
+        if image.unwanted:
+            raise image.unwanted
         if status.error is not None:
             raise RequestFailed(status.error)
         if status.result is None:
             raise Cancelled("The image was cancelled.")
         await self._deliver(image, status.result)
+
+    async def _submit(self, image: _Image) -> Submitted:
+        async with image.slot:
+            with rejections_counted():
+                if image.start.total_bytes not in (0, len(image.data)):
+                    raise BadRequest(f"total_bytes says {image.start.total_bytes}, {len(image.data)} bytes came.")
+                data = bytes(image.data)
+                image.data.clear()
+                return await self.admission.submit(data, options_of(image.start))
 
     async def _deliver(self, image: _Image, found: Result) -> None:
         data = await self.admission.fetch(found.key)
@@ -163,7 +200,9 @@ class _Stream:
         """Tell why; the stream and its other images go on."""
         problem = error.problem()
         self._done(image, problem.grpc_code)
-        await self._say(failed=pb.Failed(image_id=image.id, status=_status(problem)))
+        image.data.clear()
+        await image.slot.aclose()
+        await self._say(failed=pb.Failed(image_id=image.id, status=status_of(problem)))
 
     def _done(self, image: _Image, code: str) -> None:
         if self.images.get(image.id) is image:
@@ -179,6 +218,8 @@ class _Stream:
         chunk: pb.Chunk | None = None,
         failed: pb.Failed | None = None,
     ) -> None:
+        if self.abandoned:  # a cancellation can get lost in a library; here nobody would free the task again
+            return
         await self.outgoing.put(
             pb.UpscaleResponse(
                 accepted=accepted, progress=progress, result_start=result_start, chunk=chunk, failed=failed
@@ -195,17 +236,21 @@ class Servicer(upscale_pb2_grpc.UpscaleServiceServicer):
     async def Upscale(  # noqa: N802  the contract's name
         self,
         requests: AsyncIterator[pb.UpscaleRequest],
-        _: grpc.aio.ServicerContext[pb.UpscaleRequest, pb.UpscaleResponse],
-    ) -> AsyncIterator[pb.UpscaleResponse]:
-        """Answer each image as it comes along."""
-        stream = _Stream(self._admission)
+        context: grpc.aio.ServicerContext[pb.UpscaleRequest, pb.UpscaleResponse],
+    ) -> None:
+        """Answer each image as it comes along.
+
+        No generator: one that is left at a `yield` ends at some later time, as garbage.
+        """
+        stream = Stream(self._admission)
         reader = asyncio.create_task(stream.read(requests))
         try:
             while (response := await stream.outgoing.get()) is not None:
-                yield response
+                await context.write(response)
         finally:
             reader.cancel()
             await stream.abandon()
+            await asyncio.gather(reader, return_exceptions=True)
 
 
 class GrpcServer:
@@ -215,7 +260,11 @@ class GrpcServer:
         self._drain_s = settings.drain_s
         self._health = health.aio.HealthServicer()
         # Without so_reuseport off, a second server on the port would silently share its calls.
-        options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", LARGEST_MESSAGE)]
+        options = [
+            ("grpc.so_reuseport", 0),
+            ("grpc.max_receive_message_length", LARGEST_MESSAGE),
+            ("grpc.max_concurrent_streams", STREAMS_AT_ONCE),
+        ]
         self._server = grpc.aio.server(options=options)
         upscale_pb2_grpc.add_UpscaleServiceServicer_to_server(  # type: ignore[no-untyped-call]
             Servicer(admission), self._server
@@ -240,36 +289,3 @@ class GrpcServer:
         """Take no new streams, and wait for those at work; once more does no harm."""
         await self._health.enter_graceful_shutdown()
         await self._server.stop(self._drain_s)
-
-
-def _options(start: pb.Start) -> UpscaleOptions:
-    """Unset fields take the defaults; what is set is judged as REST judges it."""
-    texts = {name: getattr(start, name) for name in ("model", "color_fix", "format")}
-    numbers = {name: getattr(start, name) for name in ("scale", "strength") if start.HasField(name)}
-    whole = {name: getattr(start, name) for name in ("quality", "priority")}
-    given = {name: value for name, value in (texts | whole).items() if value}
-    try:
-        return UpscaleOptions.model_validate(given | numbers)
-    except ValidationError as error:
-        raise bad_option(error) from error
-
-
-def _progress(image: _Image, event: Event) -> pb.Progress:
-    state = JobState.QUEUED if event.kind == JobState.QUEUED else JobState.RUNNING
-    return pb.Progress(image_id=image.id, state=state, tiles_done=event.tiles_done, tiles_total=event.tiles_total)
-
-
-def _status(problem: Problem) -> Status:
-    info = ErrorInfo(
-        reason=problem.type.rpartition(":")[2].upper().replace("-", "_"),
-        domain="omgsr.v1",
-        metadata={"title": problem.title, "advice": problem.advice},
-    )
-    detail = AnyMessage()
-    detail.Pack(info)
-    code = grpc.StatusCode[problem.grpc_code].value[0]
-    return Status(code=code, message=f"{problem.detail} {problem.advice}", details=[detail])
-
-
-def _too_many(limit: int) -> TooManyBytes:
-    return TooManyBytes(f"The file has more than the {limit:,} bytes that this server takes.")

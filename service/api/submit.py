@@ -2,8 +2,9 @@
 
 import asyncio
 import uuid
-from collections.abc import Iterable
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from pathlib import PurePath
 
@@ -20,6 +21,9 @@ from service.telemetry import record_finished
 
 DECODERS = 2
 """Files decoded at once to see that they are whole; it bounds memory at about this many images."""
+
+SLOT_WAIT_S = 2.0
+"""How long an upload waits for its turn before it is refused."""
 
 _EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
 _log = structlog.get_logger(__name__)
@@ -65,6 +69,23 @@ class Admission:
     blobs: BlobStore
     _decoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(DECODERS, "decode-check"))
     _watched: set[asyncio.Task[JobStatus]] = field(default_factory=set)
+    _uploads: asyncio.Semaphore = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._uploads = asyncio.Semaphore(self.settings.max_uploads_in_flight)
+
+    @asynccontextmanager
+    async def upload_slot(self) -> AsyncIterator[None]:
+        """The right to hold one file in memory, from its first byte until it is stored. Raises Unavailable."""
+        try:
+            async with asyncio.timeout(SLOT_WAIT_S):
+                await self._uploads.acquire()
+        except TimeoutError:
+            raise Unavailable("The server is busy with as many uploads as it can hold at once.") from None
+        try:
+            yield
+        finally:
+            self._uploads.release()
 
     async def submit(
         self, data: bytes, options: UpscaleOptions, *, filename: str = "", request_id: str = ""
