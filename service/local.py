@@ -12,7 +12,7 @@ from model.pipeline import OMGSRPipeline
 from model.plan import output_size, tile_count
 from model.upscale import Op, Predict, drive
 from service import images
-from service.errors import BadOption, TooManyPixels
+from service.errors import BadOption, TooManyBytes, TooManyPixels
 from service.job import OutputFormat, UpscaleOptions
 from service.settings import Settings
 from service.worker.pixels import to_rgb, to_tensor
@@ -75,6 +75,8 @@ def upscale_file(
     on_tile: Callable[[int, int], None],
 ) -> None:
     """Upscale one file; `on_tile` is told the tiles done and those in all. The result appears whole or not at all."""
+    if (length := errand.source.stat().st_size) > settings.max_upload_bytes:
+        raise TooManyBytes(f"The file has {length:,} bytes, beyond {settings.max_upload_bytes:,}.")
     picture = images.decode(errand.source.read_bytes(), max_pixels=settings.max_input_pixels)
     size = (picture.width, picture.height)
     width, height = output_size(size, options.scale)

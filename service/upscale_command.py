@@ -53,8 +53,8 @@ def upscale_files(
                     _tell("skipped, not a photo", errand, error.detail)
             except ServiceError as error:
                 failed += _tell("failed", errand, f"{error.detail} {error.advice}")
-            except OSError as error:
-                failed += _tell("failed", errand, str(error))
+            except (OSError, RuntimeError, MemoryError) as error:  # torch says RuntimeError when memory is short
+                failed += _tell("failed", errand, str(error) or "not enough memory")
         bar.update(files, description="done", completed=len(errands))
     return failed
 
