@@ -3,7 +3,7 @@
 import asyncio
 import signal
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager, closing, suppress
 from io import BytesIO
 from pathlib import Path
 from uuid import uuid4
@@ -208,7 +208,7 @@ async def answers_held(server: Path, word: str) -> AsyncIterator[tuple[str, asyn
 
     async def connect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         from_server, to_server = await asyncio.open_unix_connection(server)
-        with suppress(ConnectionError):
+        with suppress(ConnectionError), closing(writer), closing(to_server):
             await asyncio.gather(forward(reader, to_server, answers=False), forward(from_server, writer, answers=True))
 
     async with await asyncio.start_server(connect, "127.0.0.1") as proxy:
