@@ -61,6 +61,12 @@ def output_size(size: Size, scale: float) -> Size:
     return max(1, round(scale * size[0])), max(1, round(scale * size[1]))
 
 
+def processed_size(output: Size, process_size: int) -> Size:
+    """What an output is worked on at: its short side raised to the process size."""
+    enlarge = max(1.0, process_size / min(output))
+    return round(output[0] * enlarge), round(output[1] * enlarge)
+
+
 def stages(size: Size, scale: float, geometry: Geometry) -> list[Stage]:
     """The stages that take an image of `size` to `scale` times it.
 
@@ -77,8 +83,7 @@ def stages(size: Size, scale: float, geometry: Geometry) -> list[Stage]:
 
 
 def _stage(output: Size, geometry: Geometry) -> Stage:
-    enlarge = max(1.0, geometry.process_size / min(output))
-    processed = (round(output[0] * enlarge), round(output[1] * enlarge))
+    processed = processed_size(output, geometry.process_size)
     multiple = geometry.multiple
     padded = (-(-processed[0] // multiple) * multiple, -(-processed[1] // multiple) * multiple)
     return Stage(processed, padded, output)

@@ -128,5 +128,6 @@ class VariantInfo(Message):
     base: str
     mid_timestep: int
     native_size: int
+    process_size: int = Field(description="pixels: the short side is worked on at no less")
     license: str
     color_fix: ColorFix

@@ -18,7 +18,14 @@ from tests.running import OMGSR, Log, environment
 
 ARRIVES_S = 30
 VARIANT = VariantInfo(
-    name="hand-made", family="sd", base="none", mid_timestep=195, native_size=64, license="MIT", color_fix="adain"
+    name="hand-made",
+    family="sd",
+    base="none",
+    mid_timestep=195,
+    native_size=32,
+    process_size=64,
+    license="MIT",
+    color_fix="adain",
 )
 
 

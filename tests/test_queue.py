@@ -17,7 +17,9 @@ from service.settings import Settings
 
 RESULT = Result(key="k", mime_type="image/png", width=4, height=4, bytes=9)
 PROBLEM = ProcessingFailed("It went wrong.").problem()
-VARIANT = VariantInfo(name="m", family="sd", base="b", mid_timestep=1, native_size=64, license="MIT", color_fix="adain")
+VARIANT = VariantInfo(
+    name="m", family="sd", base="b", mid_timestep=1, native_size=64, process_size=64, license="MIT", color_fix="adain"
+)
 
 
 def job(name: str, *, model: str = "m", priority: int = 0) -> Job:

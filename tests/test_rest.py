@@ -271,6 +271,8 @@ async def test_what_is_too_large_is_refused(alone):
     assert "450×300" in check_problem(answer, 413, "too-many-pixels")
     answer = await alone.post("/v1/upscale", files={"image": photo(2000, 1)}, params={"scale": "2"})
     assert "too long a strip" in check_problem(answer, 413, "too-many-pixels")
+    answer = await alone.post("/v1/upscale", files={"image": photo(300, 10)}, params={"scale": "2"})
+    assert "works at 64 pixels" in check_problem(answer, 413, "too-many-pixels")
 
 
 async def test_bodies_that_are_no_upload_are_refused(alone):

@@ -1,6 +1,7 @@
 """The one way a photo becomes a job: REST and gRPC both come through here."""
 
 import asyncio
+import math
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -11,6 +12,7 @@ from pathlib import PurePath
 import structlog
 from pydantic import ValidationError
 
+from model.plan import output_size, processed_size
 from service.errors import BadOption, TooManyPixels, Unavailable, UnknownModel
 from service.images import check_side, inspect
 from service.job import Job, JobStatus, UpscaleOptions, VariantInfo
@@ -138,17 +140,15 @@ class Admission:
 
     def _check_result(self, width: int, height: int, options: UpscaleOptions, variant: VariantInfo) -> None:
         limit = self.settings.max_output_pixels
-        out_width, out_height = (max(1, round(options.scale * side)) for side in (width, height))
+        out_width, out_height = output_size((width, height), options.scale)
         if out_width * out_height > limit:
             raise TooManyPixels(
                 f"The result would be {out_width}×{out_height} pixels; this server makes at most {limit:,}."
             )
-        # A thin strip is worked on with its short side raised to the model's native size.
-        raised = max(1.0, variant.native_size / min(out_width, out_height))
-        if out_width * out_height * raised**2 > limit:
+        if math.prod(processed_size((out_width, out_height), variant.process_size)) > limit:
             raise TooManyPixels(
                 f"The image is {width}×{height}, too long a strip for {variant.name}, "
-                f"which works at {variant.native_size} pixels on the short side.",
+                f"which works at {variant.process_size} pixels on the short side.",
                 "Cut the image into shorter pieces.",
             )
         check_side(options.format, out_width, out_height)

@@ -77,6 +77,7 @@ def info(pipe: OMGSRPipeline) -> VariantInfo:
         base=variant.base.id,
         mid_timestep=variant.mid_timestep,
         native_size=variant.native_size,
+        process_size=variant.process_size,
         license=variant.license,
         color_fix=variant.color_fix,
     )
