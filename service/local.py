@@ -1,5 +1,6 @@
 """`omgsr upscale` without a server: files in, files out, the same pipeline and the same file rules."""
 
+import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ import torch
 from torch import Tensor
 
 from model.pipeline import OMGSRPipeline
-from model.plan import output_size, tile_count
+from model.plan import output_size, processed_size, tile_count
 from model.upscale import Op, Predict, drive
 from service import images
 from service.errors import BadOption, TooManyBytes, TooManyPixels
@@ -82,6 +83,8 @@ def upscale_file(
     width, height = output_size(size, options.scale)
     if width * height > settings.max_output_pixels:
         raise TooManyPixels(f"The result would be {width}×{height} pixels, beyond {settings.max_output_pixels:,}.")
+    if math.prod(processed_size((width, height), pipe.geometry.process_size)) > settings.max_output_pixels:
+        raise TooManyPixels(f"The image is {size[0]}×{size[1]}, too long a strip.", "Cut it into shorter pieces.")
     images.check_side(errand.format, width, height)
     done, total = 0, tile_count(size, options.scale, pipe.geometry)
 

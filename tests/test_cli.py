@@ -58,11 +58,13 @@ def test_a_file_that_fails_is_named_and_the_others_are_made(tiny_models: Path, t
     (source / "bad.png").write_bytes((PHOTOS / "a32x32.png").read_bytes()[:200])
     with (source / "huge.png").open("wb") as huge:  # sparse: refused by its length, never read
         huge.truncate(2**40)
+    Image.new("RGB", (20_000, 1)).save(source / "strip.png")
     ran = omgsr(tiny_models, "upscale", source, tmp_path / "out", "--model", "tiny-s", "--format", "webp")
     assert ran.exit_code == 1
     assert "failed: " in ran.stderr
     assert "bad.png" in ran.stderr
     assert "1,099,511,627,776 bytes" in ran.stderr
+    assert "20000×1, too long a strip" in ran.stderr
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["good.webp"]
     again = omgsr(tiny_models, "upscale", source, tmp_path / "out", "--model", "tiny-s", "--format", "webp")
     assert again.exit_code == 1
