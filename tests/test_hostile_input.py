@@ -32,6 +32,8 @@ def api() -> Iterator[LoneApi]:
             asyncio.run(_register(started))
             yield started
             assert list(uploads.iterdir()) == []
+            stored = {path.parent.name for path in (Path(folder) / "blobs").rglob("*") if path.is_file()}
+            assert stored == asyncio.run(_known(started, stored))
         assert "Traceback" not in started.said
         assert '"level": "error"' not in started.said
 
@@ -39,6 +41,11 @@ def api() -> Iterator[LoneApi]:
 async def _register(api: LoneApi) -> None:
     async with api.queue() as queue:
         await queue.register("the test", [VARIANT], ttl_s=600)
+
+
+async def _known(api: LoneApi, job_ids: set[str]) -> set[str]:
+    async with api.queue() as queue:
+        return await queue.exists(job_ids)
 
 
 def check(answer: httpx.Response) -> int:
