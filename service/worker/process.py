@@ -6,11 +6,11 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import TypeVar
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import structlog
@@ -31,6 +31,7 @@ from service.worker.variants import info, load_variants
 QUEUE_PAUSE_S = 0.5
 RECLAIM_S = 1.0
 SWEEP_S = 60.0
+END_S = 0.5
 LAST_BATCH_S = 20.0
 
 _log = structlog.get_logger(__name__)
@@ -79,11 +80,9 @@ class Worker:
         stopping = asyncio.create_task(stop.wait())
         ended, _ = await asyncio.wait([stopping, taking, device, *others], return_when=asyncio.FIRST_COMPLETED)
         async with self._leasing:  # a lease on its way is let through: its answer would be lost, not the lease
-            taking.cancel()
+            await _end([taking])
         await self._drain()
-        for task in (stopping, *others):
-            task.cancel()
-        await asyncio.gather(taking, stopping, *others, return_exceptions=True)
+        await _end([stopping, *others])
         await self._leave()
         # An interpreter that ends under a thread at work in torch aborts: let the batch at hand end.
         if not (await asyncio.wait([device], timeout=LAST_BATCH_S))[0]:
@@ -220,8 +219,7 @@ class Worker:
     async def _leave(self) -> None:
         """Give back what did not get done, and go."""
         left = [job.leased for job in self._jobs.values()]
-        for job in self._jobs.values():
-            job.task.cancel()
+        await _end([job.task for job in self._jobs.values()])
         self._engine.stop()
         self._pool.shutdown(wait=False, cancel_futures=True)
         with suppress(Unavailable):  # then their leases run out, and so does the worker's own
@@ -248,6 +246,15 @@ class Worker:
             except Unavailable as error:
                 _log.warning("queue unreachable, trying on", detail=error.detail)
                 await asyncio.sleep(QUEUE_PAUSE_S)
+
+
+async def _end(tasks: Iterable[asyncio.Task[Any]]) -> None:
+    """Cancel the tasks until they have ended: one cancellation may be lost inside the queue's client."""
+    left = set(tasks)
+    while left:
+        for task in left:
+            task.cancel()
+        _, left = await asyncio.wait(left, timeout=END_S)
 
 
 def run_worker(settings: Settings) -> None:
