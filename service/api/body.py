@@ -1,7 +1,7 @@
 """The uploaded file and the options out of an HTTP request; what is over the limit is never kept."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterable
+from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -81,25 +81,26 @@ async def _limited(request: Request, most: int, max_bytes: int) -> AsyncGenerato
     if declared.isdecimal() and int(declared) > most:
         await discard(request, max_bytes)
         raise _too_many(max_bytes)
-    received = 0
-    async for chunk in request.stream():
+    received, body = 0, request.stream()
+    async for chunk in body:
         received += len(chunk)
         if received > most:
-            await discard(request, max_bytes)
+            await discard(request, max_bytes, body)
             raise _too_many(max_bytes)
         yield chunk
 
 
-async def discard(request: Request, most: int) -> None:
+async def discard(request: Request, most: int, body: AsyncIterator[bytes] | None = None) -> None:
     """Let a client that is sending already come to its end, or it would meet a reset before it reads the answer.
 
-    One that asked first (`Expect: 100-continue`, as curl does) has sent nothing yet. Nothing is kept.
+    One that asked first (`Expect: 100-continue`, as curl does) has sent nothing yet. Nothing is kept. `body` is what
+    was begun to be read: a body that has come to its end cannot be begun again.
     """
     if request.headers.get("expect", "").lower() == "100-continue":
         return
     with suppress(ClientDisconnect, TimeoutError):
         async with asyncio.timeout(DISCARD_S):
-            async for chunk in request.stream():
+            async for chunk in body or request.stream():
                 most -= len(chunk)
                 if most < 0:
                     return
