@@ -1,5 +1,6 @@
 """Adapters: the authors' PEFT folders, checked key by key and merged into the base."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,15 +13,16 @@ from model.errors import ModelFilesError
 from model.files import load_tensors
 
 WEIGHTS = "adapter_model.safetensors"
-VAE_NAMES = ("vae_encoder_lora_adapter", "vae_encoder_adapter")
-DENOISER_NAMES = ("unet_lora_adapter", "flux_adapter")
+VAE_ADAPTER = {"sd": "vae_encoder_lora_adapter", "flux": "vae_encoder_adapter"}
+DENOISER_ADAPTER = {"sd": "unet_lora_adapter", "flux": "flux_adapter"}
+"""The authors' folder names, by family."""
 
 
-def find_adapter(folder: Path, names: tuple[str, ...]) -> Path:
+def find_adapter(folder: Path, names: Mapping[str, str]) -> Path:
     """The one subfolder of `folder` that goes by one of the authors' names. Raises ModelFilesError if there is none."""
-    found = [folder / name for name in names if (folder / name).is_dir()]
+    found = [folder / name for name in names.values() if (folder / name).is_dir()]
     if len(found) != 1:
-        raise ModelFilesError(f"{folder} must hold exactly one of {', '.join(names)}; it holds {len(found)}")
+        raise ModelFilesError(f"{folder} must hold exactly one of {', '.join(names.values())}; it holds {len(found)}")
     return found[0]
 
 
@@ -38,6 +40,13 @@ def merge(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
             weight.data = (weight.float() + layer.get_delta_weight("default").float()).to(dtype)
     adapted.unload()
     module.requires_grad_(False)
+
+
+def restore_adapter(adapted: PeftModel, folder: Path) -> None:
+    """Put the tensors of the adapter in `folder` into `adapted`, unmerged, to train on. Raises as `merge`."""
+    tensors = load_tensors(folder / WEIGHTS)
+    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
+    set_peft_model_state_dict(adapted, tensors)
 
 
 def check_adapter(model_class: Any, config: Path, part: str, folder: Path) -> None:

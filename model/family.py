@@ -6,18 +6,27 @@ from pathlib import Path
 from typing import Protocol
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from model.schedule import Schedule
 
 
 class Denoiser(Protocol):
     """ε_θ or v_θ with its own one-step equation."""
 
+    network: nn.Module
+    """The diffusers model."""
+    schedule: Schedule
     latent_channels: int
     steps: int
     """Timesteps of the schedule: t is 0 … steps − 1."""
 
-    def __call__(self, z_l: Tensor, t: int) -> Tensor:
-        """Latents [B,C,h,w] float32 → prediction of the same shape, float32."""
+    def __call__(self, z_l: Tensor, t: int | Tensor) -> Tensor:
+        """Latents [B,C,h,w] float32 at t (one, or [B]) → prediction of the same shape, float32."""
+        ...
+
+    def settle(self, t: int) -> None:
+        """Replace what depends on t and the prompt alone by constants, where that saves memory; then only t counts."""
         ...
 
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.adapter import DENOISER_NAMES, VAE_NAMES, find_adapter
+from model.adapter import DENOISER_ADAPTER, VAE_ADAPTER, find_adapter
 from model.family import Denoiser, family_named
 from model.plan import Geometry
 from model.prompt import load_prompt
@@ -75,8 +75,8 @@ class OMGSRPipeline:
         folder = None if adapters is None else Path(adapters)
         if folder and (folder / VARIANT_FILE).is_file():
             check_base(Variant.read(folder), base)
-        vae = VAE.load(base, folder and find_adapter(folder, VAE_NAMES), dtype).to(on)
-        denoiser = kind.load(base, folder and find_adapter(folder, DENOISER_NAMES), load_prompt(prompt), dtype, on)
+        vae = VAE.load(base, folder and find_adapter(folder, VAE_ADAPTER), dtype).to(on)
+        denoiser = kind.load(base, folder and find_adapter(folder, DENOISER_ADAPTER), load_prompt(prompt), dtype, on)
         geometry = Geometry(process_size, tile, overlap, kind.multiple)
         return cls(vae, denoiser, geometry, mid_timestep=mid_timestep, color_fix=color_fix, variant=variant)
 

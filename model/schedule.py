@@ -32,6 +32,15 @@ class DDPMSchedule:
         )
         return cls(torch.cumprod(1.0 - root**2, dim=0))
 
+    def signal_noise(self, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """√ᾱ_t and √(1−ᾱ_t), each of t's shape: z_t = signal·z_0 + noise·ε."""
+        alpha_bar = self.alpha_bar[t]
+        return alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
+
+    def target(self, _z_0: Tensor, noise: Tensor) -> Tensor:
+        """What the network is trained to predict: ε (eq. 2)."""
+        return noise
+
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """z_P = (z_L − √(1−ᾱ)·ε_θ) / √ᾱ (eq. 12)."""
         alpha_bar = self.alpha_bar[t].to(z_l.device)
@@ -52,6 +61,18 @@ class FlowSchedule:
         linear = torch.linspace(1, 0, 1000).flip(0)
         return cls(math.exp(mu) / (math.exp(mu) + (1 / linear - 1)))
 
+    def signal_noise(self, t: int | Tensor) -> tuple[Tensor, Tensor]:
+        """1−σ_t and σ_t, each of t's shape: z_t = signal·z_0 + noise·ε."""
+        sigma = self.sigmas[t]
+        return 1 - sigma, sigma
+
+    def target(self, z_0: Tensor, noise: Tensor) -> Tensor:
+        """What the network is trained to predict: v = ε − z_0 (eq. 4)."""
+        return noise - z_0
+
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """z_P = z_L − σ·v_θ (eq. 13)."""
         return z_l - self.sigmas[t].to(z_l.device) * prediction
+
+
+Schedule = DDPMSchedule | FlowSchedule

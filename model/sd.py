@@ -17,17 +17,21 @@ class SDDenoiser:
     """ε_θ(z_L, t, c) with the prompt c fixed."""
 
     def __init__(self, unet: UNet2DConditionModel, schedule: DDPMSchedule, prompt_embeds: Tensor) -> None:
-        self.unet = unet
+        self.network = unet
         self.schedule = schedule
         self.prompt_embeds = prompt_embeds
         self.latent_channels = int(unet.config.in_channels)
         self.steps = len(schedule.alpha_bar)
 
-    def __call__(self, z_l: Tensor, t: int) -> Tensor:
-        """Predict ε for latents [B,C,h,w]; same shape, float32."""
+    def __call__(self, z_l: Tensor, t: int | Tensor) -> Tensor:
+        """Predict ε for latents [B,C,h,w] at t (one, or [B]); same shape, float32."""
         prompt = self.prompt_embeds.expand(len(z_l), -1, -1)
-        prediction: Tensor = self.unet(z_l.to(self.unet.dtype), t, encoder_hidden_states=prompt, return_dict=False)[0]
+        z = z_l.to(prompt.dtype)
+        prediction: Tensor = self.network(z, t, encoder_hidden_states=prompt, return_dict=False)[0]
         return prediction.float()
+
+    def settle(self, t: int) -> None:
+        """Nothing: a UNet's time embedding is small."""
 
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """Eq. 12."""

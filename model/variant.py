@@ -9,7 +9,7 @@ import diffusers
 from diffusers import AutoencoderKL
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.adapter import DENOISER_NAMES, VAE_NAMES, check_adapter, find_adapter
+from model.adapter import DENOISER_ADAPTER, VAE_ADAPTER, check_adapter, find_adapter
 from model.errors import ModelFilesError
 from model.family import family_named
 from model.files import base_sha256, file_sha256
@@ -122,9 +122,9 @@ def _stated_id(base: Path) -> str | None:
 def check_adapters(variant: Variant, folder: Path, base: Path) -> None:
     """Refuse adapters whose keys or shapes do not fit the base (ModelFilesError), without loading the base."""
     family = family_named(variant.family)
-    check_adapter(AutoencoderKL, base / "vae", "encoder", find_adapter(folder, VAE_NAMES))
+    check_adapter(AutoencoderKL, base / "vae", "encoder", find_adapter(folder, VAE_ADAPTER))
     denoiser = getattr(diffusers, family.denoiser)
-    check_adapter(denoiser, base / family.components[0], "", find_adapter(folder, DENOISER_NAMES))
+    check_adapter(denoiser, base / family.components[0], "", find_adapter(folder, DENOISER_ADAPTER))
 
 
 def check_prompt(variant: Variant, folder: Path) -> Path:

@@ -10,6 +10,9 @@ from typing import Annotated, Any, Literal, NoReturn
 import typer
 from rich.console import Console
 
+from model.analysis.evaluate_cli import evaluate
+from model.cli import analyze, mid_timestep
+
 app = typer.Typer(
     help="OMGSR Serve: small damaged photos in, sharp large ones out.",
     no_args_is_help=True,
@@ -96,6 +99,31 @@ def upscale(  # noqa: PLR0917 — each is an option of the command line
         failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
         if failed:
             _fail(f"{failed} of the files could not be upscaled; they are named above.")
+
+
+@app.command()
+def train(
+    config: Annotated[Path, typer.Argument(help="The recipe, a YAML file: model/configs has examples.", exists=True)],
+    export_only: Annotated[
+        bool, typer.Option("--export-only", help="Write the variant of the last checkpoint, without training.")
+    ] = False,
+) -> None:
+    """Train adapters by a recipe; its `run` folder becomes a variant. Resumes always; SIGTERM and Ctrl-C save."""
+    with _errors_told():
+        from model.train.train import train as run_recipe
+
+        folder, finished = run_recipe(config, export_only=export_only)
+        _out.print(
+            f"{folder} is a variant: omgsr serve --models {folder}"
+            if finished
+            else "stopped and saved; run the same command again to go on",
+            soft_wrap=True,
+        )
+
+
+app.command("mid-timestep")(mid_timestep)
+app.command()(analyze)
+app.command()(evaluate)
 
 
 @models_app.command("list")
@@ -185,7 +213,7 @@ def _errors_told() -> Iterator[None]:
     """Errors that a person can mend are said in one or two lines; anything else keeps its traceback."""
     from pydantic import ValidationError
 
-    from model.errors import ModelFilesError
+    from model.errors import ModelFilesError, TrainingError
     from service.errors import ServiceError
 
     try:
@@ -195,7 +223,7 @@ def _errors_told() -> Iterator[None]:
     except ValidationError as error:
         first = error.errors()[0]
         _fail(f"The setting {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}.")
-    except ModelFilesError as error:
+    except (ModelFilesError, TrainingError) as error:
         _fail(str(error))
 
 

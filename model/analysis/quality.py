@@ -18,25 +18,26 @@ BORDER = 4  # pixels cut from each side, as super-resolution papers do: one low-
 BT601 = (65.481, 128.553, 24.966)  # luma of studio-swing YCbCr, the Y of the super-resolution literature
 
 
-def luma(images: Tensor) -> Tensor:
-    """[B,3,H,W] in [-1,1] → BT.601 luma [B,1,H,W] in [16,235], the border cut."""
+def luma(images: Tensor, border: int = BORDER) -> Tensor:
+    """[B,3,H,W] in [-1,1] → BT.601 luma [B,1,H,W] in [16,235], `border` pixels cut from each side."""
     weights = images.new_tensor(BT601).view(1, 3, 1, 1)
     y = ((images.clamp(-1, 1) + 1) / 2 * weights).sum(1, keepdim=True) + 16
-    return y[..., BORDER:-BORDER, BORDER:-BORDER]
+    height, width = y.shape[-2:]
+    return y[..., border : height - border, border : width - border]
 
 
-def psnr_y(images: Tensor, originals: Tensor) -> Tensor:
-    """Peak signal-to-noise ratio of the luma, in dB against a peak of 255."""
-    error = (luma(images) - luma(originals)).square().mean((1, 2, 3))
+def psnr_y(images: Tensor, originals: Tensor, border: int = BORDER) -> Tensor:
+    """Peak signal-to-noise ratio of the luma, in dB against a peak of 255; infinite where the two are equal."""
+    error = (luma(images, border) - luma(originals, border)).square().mean((1, 2, 3))
     return 10 * torch.log10(255**2 / error)
 
 
-def ssim_y(images: Tensor, originals: Tensor) -> Tensor:
+def ssim_y(images: Tensor, originals: Tensor, border: int = BORDER) -> Tensor:
     """Structural similarity of the luma: 11×11 Gaussian window of σ 1.5, K 0.01 and 0.03, valid positions only."""
     steps = torch.arange(11, dtype=images.dtype) - 5
     bell = torch.exp(-steps.square() / (2 * 1.5**2))
     window = torch.outer(bell, bell)[None, None] / bell.sum() ** 2
-    a, b = luma(images), luma(originals)
+    a, b = luma(images, border), luma(originals, border)
     mean_a, mean_b = F.conv2d(a, window), F.conv2d(b, window)
     var_a = F.conv2d(a * a, window) - mean_a**2
     var_b = F.conv2d(b * b, window) - mean_b**2

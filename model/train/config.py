@@ -13,18 +13,6 @@ class Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-class Photos(Strict):
-    """Where the photographs lie and how crops are drawn from them."""
-
-    root: Path = Field(description="folder that the manifest's paths are relative to")
-    manifest: Path = Field(description="YAML list of photos with source and licence")
-    downscale: tuple[PositiveFloat, ...] = Field((1.5, 2.0, 3.0), description="Lanczos factors before cropping")
-    min_side: PositiveInt = Field(default=256, description="a downscaled photo with a shorter side is dropped")
-    min_gradient: float = Field(
-        0.02, ge=0, lt=1, description="crops with less mean gradient (luma in [0,1]) are dropped"
-    )
-
-
 class Stage(Strict):
     """One training run: how long, on what crops, and how fast."""
 

@@ -6,7 +6,6 @@ import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import FrameType
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -19,14 +18,12 @@ Losses = Mapping[str, Tensor]
 """Named terms of a step; ``total`` is the one that is minimised."""
 StepLosses = Callable[[int, int, int], Losses]
 """(step, batch size, crop side) → losses of that step."""
-Role = Literal["main", "helper", "export"]
-"""Trains and saves; lends a core to the main process (see ``Partner``); or only reads the last checkpoint."""
-EXCHANGE_SECONDS = 8.0
-STALE_SECONDS = 60.0  # older weights are those of a partner that is gone
 ADAMW_ONLY = (
     "conv_in",
     "conv_out",
     "quant_conv",
+    "x_embedder",
+    "context_embedder",
     "lora_",
 )  # first, last and low-rank layers: Muon harms them
 
@@ -37,52 +34,35 @@ class Loop:
     A checkpoint in ``folder`` is resumed from always: delete the folder to start again.
     """
 
-    def __init__(
-        self, name: str, stage: Stage, folder: Path, params: Mapping[str, nn.Parameter], role: Role = "main"
-    ) -> None:
-        self.name, self.stage, self.params, self.role = name, stage, dict(params), role
+    def __init__(self, name: str, stage: Stage, folder: Path, params: Mapping[str, nn.Parameter]) -> None:
+        self.name, self.stage, self.params = name, stage, dict(params)
         self.path = folder / f"{name}.safetensors"
         self.optimizers = build_optimizers(stage, self.params)
         self.peaks = [group["lr"] for optimizer in self.optimizers for group in optimizer.param_groups]
         self.average = {key: param.detach().clone() for key, param in self.params.items()}
-        self.partner = Partner(folder, name, role)
         self.step, self.seconds, self.stopped = 0, 0.0, False
         if self.path.exists():
             self._resume()
 
     def run(self, losses_of: StepLosses) -> dict[str, Tensor]:
         """Steps until the budget is spent; SIGTERM and Ctrl-C save and stop."""
-        if self.role == "export":
-            return self.average
         handlers = {number: signal.signal(number, self._stop) for number in (signal.SIGTERM, signal.SIGINT)}
-        saved = exchanged = self.seconds
+        saved = self.seconds
         while self.progress < 1 and not self.stopped:
             began = time.monotonic()
             losses = self._step(losses_of)
             self.seconds += time.monotonic() - began
             if self.step % self.stage.log_steps == 0:
                 self._report(losses)
-            if self.seconds - exchanged > EXCHANGE_SECONDS:
-                self.partner.average(self.params)
-                exchanged = self.seconds
-            if self.seconds - saved > self.stage.save_minutes * 60 and self.role == "main":
+            if self.seconds - saved > self.stage.save_minutes * 60:
                 self._save()
                 saved = self.seconds
-        self._finish()
+        self._save()
         for number, handler in handlers.items():
             signal.signal(number, handler)
         if self.stopped:
             raise SystemExit(f"{self.name}: stopped at step {self.step}, saved; run again to resume")
         return self.average
-
-    def _finish(self) -> None:
-        """The main process saves; its helper waits for that and takes the result, so both go on from one state."""
-        if self.role == "main":
-            self._save()
-        while self.role == "helper" and not self.stopped and not checkpoint.load(self.path)[1]["done"]:
-            time.sleep(5)
-        if self.role == "helper" and not self.stopped:
-            self.average = checkpoint.under_prefix("average", checkpoint.load(self.path)[0])
 
     @property
     def progress(self) -> float:
@@ -145,33 +125,6 @@ class Loop:
             checkpoint.restore_optimizer(optimizer, checkpoint.under_prefix(f"opt{index}", tensors))
         self.step, self.seconds = meta["step"], meta["seconds"]
         print(f"{self.name}: resumed at step {self.step}", flush=True)  # noqa: T201
-
-
-class Partner:
-    """The other process of a pair that trains one network, each with one thread, and now and then averages weights.
-
-    On two cores that others use as well this beats one process with two threads, which waits at each layer for
-    whichever thread was pushed aside. Without a partner nothing happens.
-    """
-
-    def __init__(self, folder: Path, name: str, role: Role) -> None:
-        own, other = ("helper", "main") if role == "helper" else ("main", "helper")
-        self.own, self.other = folder / f"{name}.{own}.safetensors", folder / f"{name}.{other}.safetensors"
-
-    @torch.no_grad()
-    def average(self, params: Mapping[str, nn.Parameter]) -> None:
-        """Publishes ``params`` and moves them halfway to the partner's, if that one is alive."""
-        checkpoint.save(self.own, params, {})
-        if self.other.exists() and time.time() - self.other.stat().st_mtime < STALE_SECONDS:
-            for key, theirs in checkpoint.load(self.other)[0].items():
-                params[key].lerp_(theirs, 0.5)
-
-
-def role_of(arguments: list[str]) -> Role:
-    """The role that a command line asks for: ``--helper``, ``--export`` or, with neither, main."""
-    if "--export" in arguments:
-        return "export"
-    return "helper" if "--helper" in arguments else "main"
 
 
 def build_optimizers(stage: Stage, params: Mapping[str, nn.Parameter]) -> list[torch.optim.Optimizer]:

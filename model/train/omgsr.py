@@ -1,97 +1,136 @@
 """OMGSR's networks as they are trained: a base with adapters on the VAE's encoder and on the denoiser."""
 
-import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from peft import LoraConfig, PeftModel, get_peft_model
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from model.schedule import DDPMSchedule
+from model.adapter import DENOISER_ADAPTER, VAE_ADAPTER, find_adapter, restore_adapter
+from model.family import family_named
+from model.prompt import load_prompt
+from model.vae import VAE
 
-TARGETS = (
-    "to_k", "to_q", "to_v", "to_out.0", "conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut",
-)  # fmt: skip
-"""The modules that the authors adapt, in both networks."""
+CONVOLUTIONS = ("conv", "conv1", "conv2", "conv_in", "conv_out", "conv_shortcut")
+ATTENTION = ("to_k", "to_q", "to_v", "to_out.0")
+TARGETS = {
+    "vae": (*ATTENTION, *CONVOLUTIONS),
+    "sd": (*ATTENTION, *CONVOLUTIONS),
+    "flux": (
+        *(f"attn.{name}" for name in (*ATTENTION, "add_k_proj", "add_q_proj", "add_v_proj", "to_add_out")),
+        *("ff.net.0.proj", "ff.net.2", "ff_context.net.0.proj", "ff_context.net.2", "x_embedder"),
+    ),
+}
+"""The modules that the authors adapt, by network."""
+
+
+class Restored(NamedTuple):
+    """What one forward pass of training yields."""
+
+    z_0: Tensor
+    """The original's latent [B,C,h,w], by the encoder without its adapter."""
+    z_l: Tensor
+    """The low-quality image's latent [B,C,h,w], by the encoder with its adapter."""
+    z_p: Tensor
+    """The one-step prediction from z_l (eq. 12, 13)."""
+    x_p: Tensor | None
+    """z_p decoded, [B,3,H,W] around [-1,1]; None where no loss looks at pixels."""
 
 
 class Omgsr(nn.Module):
-    """E, ε_θ and D of family S, with LoRA on the first two and D frozen."""
+    """E, the denoiser and D of either family, with LoRA on the first two and D frozen."""
 
     encoder: PeftModel
-    prompt: Tensor
 
-    def __init__(self, base: Path, prompt: Path, encoder_rank: int, denoiser_rank: int) -> None:
+    def __init__(
+        self,
+        family: str,
+        base: Path,
+        prompt: Path,
+        *,
+        encoder_rank: int,
+        denoiser_rank: int,
+        denoiser_targets: Sequence[str] = (),
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+    ) -> None:
         super().__init__()
-        vae = AutoencoderKL.from_pretrained(base / "vae", torch_dtype=torch.float32).requires_grad_(False)
-        unet = UNet2DConditionModel.from_pretrained(base / "unet", torch_dtype=torch.float32).requires_grad_(False)
-        scheduler = json.loads((base / "scheduler" / "scheduler_config.json").read_text())
-        self.schedule = DDPMSchedule.from_config(scheduler)
-        self.vae = vae
-        self.vae.encoder = self.encoder = adapted(vae.encoder, encoder_rank)
-        self.unet = adapted(unet, denoiser_rank)
-        self.scaling: float = vae.config.scaling_factor
-        self.register_buffer("prompt", load_file(prompt)["prompt_embeds"].float())
+        self.family, self.mid_timestep = family, 0
+        self.vae = VAE.load(base, None, dtype).to(device)
+        self.denoiser = family_named(family).load(base, None, load_prompt(prompt), dtype, torch.device(device))
+        encoder = adapted(self.vae.autoencoder.encoder, encoder_rank, TARGETS["vae"])
+        self.vae.autoencoder.encoder = self.encoder = encoder
+        self.network = adapted(self.denoiser.network, denoiser_rank, denoiser_targets or TARGETS[family])
+        self.denoiser.network = self.network
+        self.decodes = True
 
     def adapters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, by name."""
+        """The trained parameters, by name; the encoder's begin with ``vae.``."""
         return {name: param for name, param in self.named_parameters() if param.requires_grad}
 
-    def encode(self, x: Tensor) -> Tensor:
-        """[B,3,H,W] in [-1,1] → scaled latents [B,C,H/8,W/8]: the posterior's mode, never a sample."""
-        mode: Tensor = self.vae.encode(x).latent_dist.mode()
-        return mode.float() * self.scaling
+    def settle(self, mid_timestep: int) -> None:
+        """Train at this timestep alone; what depends on nothing else becomes constant (no LoRA sits there)."""
+        self.mid_timestep = mid_timestep
+        self.denoiser.network = self.network.get_base_model()
+        self.denoiser.settle(mid_timestep)
+        self.denoiser.network = self.network
+
+    def forward(self, x_l: Tensor, x_h: Tensor) -> Restored:
+        """Pairs [B,3,H,W] in [-1,1], both at output size → latents and the restored images."""
+        z_0 = self.encode_original(x_h)
+        z_l = self.vae.encode(x_l)
+        z_p = self.denoiser.step(z_l, self.denoiser(z_l, self.mid_timestep), self.mid_timestep)
+        return Restored(z_0, z_l, z_p, self.vae.decode(z_p) if self.decodes else None)
 
     @torch.no_grad()
     def encode_original(self, x: Tensor) -> Tensor:
-        """z_0: the same encoder with its adapter off."""
+        """[B,3,H,W] in [-1,1] → latents by the encoder with its adapter off: z_0 of an original."""
         with self.encoder.disable_adapter():
-            return self.encode(x)
+            return self.vae.encode(x)
 
-    def predict(self, z_l: Tensor, t: int) -> Tensor:
-        """z_P by one mid-timestep prediction, eq. 12."""
-        epsilon = self.unet(z_l, t, self.prompt.expand(len(z_l), -1, -1)).sample
-        return self.schedule.step(z_l, epsilon.float(), t)
+    def checkpoint_activations(self) -> None:
+        """Recompute activations in the backward pass instead of keeping them, in all three networks."""
+        self.vae.autoencoder.enable_gradient_checkpointing()
+        self.network.get_base_model().enable_gradient_checkpointing()
 
-    def decode(self, z: Tensor) -> Tensor:
-        """Scaled latents → images [B,3,H,W] around [-1,1]."""
-        decoded: Tensor = self.vae.decode(z / self.scaling).sample
-        return decoded.float()
+    def rest_encoder(self) -> None:
+        """Train the denoiser's adapter alone; LDR, which is about the encoder's, is a constant then."""
+        self.encoder.requires_grad_(False)
+
+    def load_adapters(self, folder: Path) -> None:
+        """Go on from the adapters of a variant. Raises ModelFilesError if they do not fit, or are of other ranks."""
+        restore_adapter(self.encoder, find_adapter(folder, VAE_ADAPTER))
+        restore_adapter(self.network, find_adapter(folder, DENOISER_ADAPTER))
 
     def save_adapters(self, folder: Path) -> None:
         """The authors' PEFT folders, in float16."""
         with half_precision(self):
-            self.encoder.save_pretrained(folder / "vae_encoder_lora_adapter")
-            self.unet.save_pretrained(folder / "unet_lora_adapter")
+            self.encoder.save_pretrained(folder / VAE_ADAPTER[self.family])
+            self.network.save_pretrained(folder / DENOISER_ADAPTER[self.family])
         for readme in folder.glob("*_adapter/README.md"):
             readme.unlink()  # peft writes an empty model card template
 
 
-def adapted(network: nn.Module, rank: int) -> PeftModel:
+def adapted(network: nn.Module, rank: int, targets: Sequence[str]) -> PeftModel:
     """``network`` with LoRA of scale 1 on every target module."""
-    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(TARGETS))
+    config = LoraConfig(r=rank, lora_alpha=rank, init_lora_weights="gaussian", target_modules=list(targets))
     model = get_peft_model(network, config)
     model.peft_config["default"].base_model_name_or_path = None  # a path of the training machine otherwise
     return model
 
 
 @contextmanager
-def half_precision(model: nn.Module) -> Iterator[None]:
-    """``model`` in float16 inside, in float32 again after."""
-    model.half()
+def half_precision(model: Omgsr) -> Iterator[None]:
+    """The adapters of ``model`` in float16 inside, as they were after."""
+    adapters = [param for name, param in model.named_parameters() if "lora_" in name]
+    kept = [param.data for param in adapters]
+    for param in adapters:
+        param.data = param.data.half()
     try:
         yield
     finally:
-        model.float()
-
-
-def snr_timestep(schedule: DDPMSchedule, distance: float) -> int:
-    """The t whose noise is to its signal as z_L − z_0 is to z_0: ᾱ = 1/(1+d), d = mean (z_L − z_0)².
-
-    Latents must have unit variance. Eq. 9 as printed has its least value at t ≈ 0 instead, so it is not used.
-    """
-    return int((schedule.alpha_bar - 1 / (1 + distance)).abs().argmin())
+        for param, data in zip(adapters, kept, strict=True):
+            param.data = data

@@ -1,156 +1,178 @@
-"""OMGSR's training: adapters on the VAE's encoder and the denoiser, one mid-timestep prediction, a frozen decoder.
+"""OMGSR's training, one loop for both families: a generator's turn (eq. 16), then the discriminator's.
 
-``python -m model.train.trainer CONFIG.yaml`` trains, resuming, and writes a variant folder. The same command with
-``--helper`` in a second shell lends a second core; with ``--export`` it writes the variant from the last checkpoint.
+Runs on one process or many (`accelerate launch`), resumes exactly from its last checkpoint, and leaves a variant.
 """
 
-import shutil
-import sys
-from pathlib import Path
-from typing import Literal
+import math
+import signal
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import FrameType
 
 import torch
-from pydantic import Field
-from torch import Tensor, nn
+from accelerate import Accelerator
+from diffusers.training_utils import EMAModel
+from torch import Tensor
+from torch.optim import AdamW
+from torch.optim.lr_scheduler import LambdaLR
 
-from model.files import base_sha256, file_sha256
-from model.train.config import Photos, Stage, Strict, load_config
-from model.train.data import CropSampler, load_photos
-from model.train.degradation import Degradation, degrade, upsample
-from model.train.loop import Loop, Losses, Role, assign, role_of
-from model.train.losses.deep_feature import DeepFeatureLoss
-from model.train.losses.ldr import ddpm_ldr
-from model.train.omgsr import Omgsr, snr_timestep
-from model.variant import PROMPT, Base, Prompt, Variant
-
-
-class Weights(Strict):
-    """How much each term counts."""
-
-    ldr: float = Field(default=5.0, ge=0, description="latent distribution refinement, eq. 10")
-    mse: float = Field(default=2.0, ge=0, description="squared error of pixels in [-1,1]")
-    feature: float = Field(default=5.0, ge=0, description="deep-feature distance, in LPIPS' place")
+from model.errors import TrainingError
+from model.train.journal import Journal
+from model.train.losses.gan import Discriminator
+from model.train.objective import build_critic, build_objective
+from model.train.omgsr import Omgsr, Restored
+from model.train.pairs import Pairs
+from model.train.recipe import Optimization, Recipe
+from model.train.resume import Checkpoints, Position
 
 
-class VariantFields(Strict):
-    """What variant.json says beside what is measured."""
+class Trainer:
+    """One run of a recipe. `run()` trains to the end or to a signal, always from the last checkpoint."""
 
-    name: str
-    native_size: int = Field(default=512, gt=0, multiple_of=64)
-    color_fix: Literal["adain", "wavelet", "none"]
-    prompt: str = Field(description="what the fixed embedding stands for")
-    license: str
+    def __init__(self, recipe: Recipe, omgsr: Omgsr, pairs: Pairs, accelerator: Accelerator) -> None:
+        self.recipe, self.pairs, self.accelerator = recipe, pairs, accelerator
+        opt = recipe.optimization
+        self.adapters = omgsr.adapters()
+        omgsr.decodes = recipe.weights.pixels
+        critic = build_critic(recipe.critic) if recipe.weights.gan else None
+        mixed = omgsr.denoiser.schedule.signal_noise(omgsr.mid_timestep)
+        self.objective = build_objective(recipe.weights, recipe.perceptual, mixed).to(accelerator.device)
+        optimizers = [generator_optimizer(opt, self.adapters)]
+        if critic is not None:
+            optimizers.append(AdamW(critic.heads.parameters(), recipe.critic.lr, opt.betas, weight_decay=0))
+        self.schedulers = [LambdaLR(each, lambda step: learning_rate(opt, step)) for each in optimizers]
+        self.average = EMAModel(self.adapters.values(), decay=opt.ema, foreach=True) if opt.ema else None
+        self.position = Position()
+        self.omgsr = accelerator.prepare(omgsr)
+        self.critic = accelerator.prepare(critic) if critic is not None else None
+        self.optimizers = [accelerator.prepare(each) for each in optimizers]
+        self.checkpoints = Checkpoints(recipe.run / "checkpoints", recipe.keeping.keep, accelerator)
+        accelerator.register_for_checkpointing(self.position, *self.schedulers, *([self.average] if opt.ema else []))
+        self.batches = pairs.stream(self._index(0), accelerator.num_processes)
+        self.stopped = False
+
+    def run(self) -> bool:
+        """Train from the last checkpoint; True at the end, False where a signal stopped it (and all is saved)."""
+        if self.checkpoints.resume():
+            self.accelerator.print(f"resumed at step {self.position.step}")
+        self.batches = self.pairs.stream(self._index(0), self.accelerator.num_processes)
+        keeping, steps = self.recipe.keeping, self.recipe.optimization.steps
+        with self._stop_on_signals(), Journal(self.recipe, self.position, self.accelerator) as journal:
+            while self.position.step < steps and not self._stop_asked():
+                began = time.monotonic()
+                losses, panel = self._step()
+                self.position.advance(time.monotonic() - began)
+                journal.tell(losses, panel, float(self.schedulers[0].get_last_lr()[-1]))
+                if self.position.step % keeping.save == 0 and self.position.step < steps:
+                    self.checkpoints.save(self.position.step)
+        self.checkpoints.save(self.position.step)
+        return self.position.step >= steps
+
+    def exported(self) -> Omgsr:
+        """The network to export: with averaged adapters where the recipe averages."""
+        if self.average is not None:
+            self.average.copy_to(self.adapters.values())
+        unwrapped: Omgsr = self.accelerator.unwrap_model(self.omgsr)
+        return unwrapped
+
+    def _step(self) -> tuple[dict[str, float], tuple[Tensor, ...]]:
+        """One step of each optimizer. Returns the losses of the last micro-step and its images, for the journal."""
+        losses: dict[str, Tensor] = {}
+        for micro in range(self.recipe.optimization.accumulate):
+            index = self._index(micro)
+            x_l, x_h = next(self.batches)
+            with self.accelerator.accumulate(self.omgsr, *([self.critic] if self.critic else [])):
+                restored, losses = self._generator_turn(x_l, x_h, index)
+                if self.critic is not None and restored.x_p is not None:
+                    losses["critic"] = self._critic_turn(x_h, restored.x_p.detach(), index)
+        for scheduler in self.schedulers:
+            scheduler.step()
+        if self.average is not None:
+            self.average.step(self.adapters.values())
+        images = (x_l, restored.x_p.detach() if restored.x_p is not None else x_l, x_h)
+        return {name: loss.item() for name, loss in losses.items()}, images
+
+    def _index(self, micro: int) -> int:
+        """The batch of a micro-step: the same ones, whether a step is spread over processes or over micro-steps."""
+        accumulated = self.position.step * self.recipe.optimization.accumulate + micro
+        return int(accumulated * self.accelerator.num_processes + self.accelerator.process_index)
+
+    def _generator_turn(self, x_l: Tensor, x_h: Tensor, index: int) -> tuple[Restored, dict[str, Tensor]]:
+        restored = Restored(*self.omgsr(x_l, x_h))
+        with self.accelerator.autocast():
+            losses: dict[str, Tensor] = self.objective(restored, x_h, lambda x_p: self._critic_of(x_p, index))
+        self._guard(losses)
+        self._update(self.optimizers[0], losses["total"], list(self.adapters.values()))
+        return restored, losses
+
+    def _critic_of(self, x_p: Tensor, index: int) -> Tensor:
+        critic: Discriminator = self.accelerator.unwrap_model(self.critic)
+        return critic.generator_term(x_p, self._draw(index, "generator"))
+
+    def _critic_turn(self, real: Tensor, fake: Tensor, index: int) -> Tensor:
+        assert self.critic is not None
+        critic: Discriminator = self.accelerator.unwrap_model(self.critic)
+        with self.accelerator.autocast():
+            loss: Tensor = self.critic(real, fake, self._draw(index, "critic"))
+        self._guard({"critic": loss})
+        self._update(self.optimizers[1], loss, list(critic.heads.parameters()))
+        if self.accelerator.sync_gradients:
+            critic.power_iteration()
+        return loss
+
+    def _draw(self, index: int, turn: str) -> torch.Generator:
+        """The augmentation's randomness: of the micro-step alone, so that it need not be saved."""
+        seed = (self.recipe.optimization.seed * 1_000_003 + index) * 2 + (turn == "critic")
+        return torch.Generator().manual_seed(seed)
+
+    def _update(self, optimizer: torch.optim.Optimizer, loss: Tensor, params: list[torch.nn.Parameter]) -> None:
+        self.accelerator.backward(loss)
+        if self.accelerator.sync_gradients:
+            norm = self.accelerator.clip_grad_norm_(params, self.recipe.optimization.clip)
+            self._guard({"the gradient": norm})
+        optimizer.step()
+        optimizer.zero_grad()
+
+    def _guard(self, losses: Mapping[str, Tensor]) -> None:
+        bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
+        if bad:
+            raise TrainingError(
+                f"step {self.position.step + 1}: {', '.join(bad)} is not finite. The last checkpoint is good: lower "
+                "optimization.lr, or set optimization.precision to 'no', and run again from it."
+            )
+
+    def _stop_asked(self) -> bool:
+        if self.stopped:
+            self.accelerator.set_trigger()
+        return bool(self.accelerator.check_trigger())  # one process was told: all stop at the same step
+
+    @contextmanager
+    def _stop_on_signals(self) -> Iterator[None]:
+        """SIGTERM and Ctrl-C end the run after the step in flight, so that what is saved is whole."""
+
+        def stop(_number: int, _frame: FrameType | None) -> None:
+            self.stopped = True
+
+        handlers = {number: signal.signal(number, stop) for number in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            yield
+        finally:
+            for number, handler in handlers.items():
+                signal.signal(number, handler)
 
 
-class TrainConfig(Strict):
-    """All that ``model.train.trainer`` needs."""
-
-    run: Path = Field(description="folder of checkpoints")
-    base: Path = Field(description="diffusers folder: vae, unet, scheduler")
-    base_id: str
-    base_revision: str
-    prompt: Path = Field(description="safetensors file with prompt_embeds [1,T,C]")
-    export: Path = Field(description="variant folder that is written")
-    photos: Photos
-    degradation: Degradation = Degradation()
-    mid_timestep: int | None = Field(default=None, ge=0, description="null: measured by the SNR criterion")
-    encoder_rank: int = Field(default=16, gt=0)
-    denoiser_rank: int = Field(default=64, gt=0)
-    weights: Weights = Weights()
-    variant: VariantFields
-    stage: Stage
+def generator_optimizer(opt: Optimization, adapters: Mapping[str, torch.nn.Parameter]) -> AdamW:
+    """AdamW over the adapters, the encoder's at its own rate."""
+    encoder = [param for name, param in adapters.items() if name.startswith("vae.")]
+    denoiser = [param for name, param in adapters.items() if not name.startswith("vae.")]
+    groups = [{"params": encoder, "lr": opt.lr * opt.encoder_lr_factor}, {"params": denoiser, "lr": opt.lr}]
+    return AdamW([group for group in groups if group["params"]], betas=opt.betas, weight_decay=opt.weight_decay)
 
 
-class Pairs:
-    """Seeded batches of (x_L, x_H): x_L is degraded, then enlarged back to the size of x_H."""
-
-    def __init__(self, sampler: CropSampler, degradation: Degradation) -> None:
-        self.sampler, self.degradation = sampler, degradation
-
-    def batch(self, step: int, size: int, side: int) -> tuple[Tensor, Tensor]:
-        """Two tensors [size,3,side,side] in [-1,1]."""
-        x_h = self.sampler.batch(step, size, side)
-        first = (self.sampler.seed * 1_000_003 + step) * 64  # batches are smaller than 64, so no seed comes twice
-        x_l = upsample(degrade(x_h, range(first, first + size), self.degradation), self.degradation.scale)
-        return x_l, x_h
-
-
-def omgsr_losses(model: Omgsr, x_l: Tensor, x_h: Tensor, *, t: int, weights: Weights, feature: nn.Module) -> Losses:
-    """The objective on one batch of image pairs [B,3,H,W] in [-1,1]."""
-    z_0 = model.encode_original(x_h)
-    z_l = model.encode(x_l)
-    x_p = model.decode(model.predict(z_l, t))
-    ldr = ddpm_ldr(z_l, z_0, model.schedule.alpha_bar[t].item())
-    mse = (x_p - x_h).square().mean()
-    deep = feature(x_p, x_h)
-    total = weights.ldr * ldr + weights.mse * mse + weights.feature * deep
-    return {"total": total, "ldr": ldr, "mse": mse, "deep": deep}
-
-
-@torch.no_grad()
-def measured_timestep(model: Omgsr, pairs: Pairs) -> int:
-    """The mid-timestep of the untrained adapters, over 64 crops of 256 px that training does not draw."""
-    batches = (pairs.batch(2**31 + step, 8, 256) for step in range(8))
-    gaps = [(model.encode_original(x_l) - model.encode_original(x_h)).square().mean() for x_l, x_h in batches]
-    return snr_timestep(model.schedule, torch.stack(gaps).mean().item())
-
-
-def train(config: TrainConfig, role: Role) -> tuple[Omgsr, int]:
-    """The model with averaged adapters, and its mid-timestep."""
-    torch.manual_seed(config.stage.seed)
-    model = Omgsr(config.base, config.prompt, config.encoder_rank, config.denoiser_rank)
-    photos, least = load_photos(config.photos), config.photos.min_gradient
-    t = config.mid_timestep
-    if t is None:
-        t = measured_timestep(model, Pairs(CropSampler(photos, least, config.stage.seed), config.degradation))
-    pairs = Pairs(CropSampler(photos, least, config.stage.seed + (role == "helper")), config.degradation)
-    print(f"mid-timestep {t}", flush=True)  # noqa: T201
-    feature = DeepFeatureLoss()
-
-    def losses_of(step: int, size: int, side: int) -> Losses:
-        x_l, x_h = pairs.batch(step, size, side)  # outside autocast: wide blurs in bfloat16 take seconds on a CPU
-        with torch.autocast("cpu", torch.bfloat16, enabled=config.stage.bf16):
-            return omgsr_losses(model, x_l, x_h, t=t, weights=config.weights, feature=feature)
-
-    params = model.adapters()
-    assign(params, Loop("omgsr", config.stage, config.run, params, role).run(losses_of))
-    return model, t
-
-
-def export(config: TrainConfig, model: Omgsr, t: int) -> None:
-    """Writes the variant folder: adapters, prompt, variant.json; the model card is written by hand."""
-    config.export.mkdir(parents=True, exist_ok=True)
-    model.save_adapters(config.export)
-    shutil.copyfile(config.prompt, config.export / PROMPT)
-    fields = config.variant
-    tile = fields.native_size // 8
-    Variant(
-        name=fields.name,
-        family="sd",
-        base=Base(
-            id=config.base_id,
-            revision=config.base_revision,
-            sha256=base_sha256(config.base, ("unet", "vae", "scheduler")),
-        ),
-        mid_timestep=t,
-        native_size=fields.native_size,
-        process_size=fields.native_size,
-        tile=tile,
-        overlap=tile // 2,
-        dtype="float32",
-        color_fix=fields.color_fix,
-        prompt=Prompt(text=fields.prompt, sha256=file_sha256(config.export / PROMPT)),
-        license=fields.license,
-    ).write(config.export)
-
-
-def main(path: Path, role: Role) -> None:
-    """Trains and exports."""
-    config = load_config(path, TrainConfig)
-    model, t = train(config, role)
-    if role != "helper":
-        export(config, model, t)
-
-
-if __name__ == "__main__":
-    main(Path(sys.argv[1]), role_of(sys.argv))
+def learning_rate(opt: Optimization, step: int) -> float:
+    """Factor on the peak rate at a step, counted from 0: linear warm-up, then constant or a cosine down to 0.02."""
+    warm = min(1.0, (step + 1) / (opt.warmup + 1))
+    if opt.schedule == "constant":
+        return warm
+    return warm * (0.51 + 0.49 * math.cos(math.pi * min(1.0, step / opt.steps)))

@@ -8,15 +8,8 @@ from torch import Tensor
 
 
 def ldr(z_l: Tensor, z_0: Tensor, signal: float, noise: float) -> Tensor:
-    """Mean over all elements of latents [B,C,h,w]: (z_L − signal·z_0)² + noise²."""
+    """Mean over all elements of latents [B,C,h,w]: (z_L − signal·z_0)² + noise².
+
+    ``signal`` and ``noise`` are the schedule's at the mid-timestep: √ᾱ and √(1−ᾱ) (eq. 10), or 1−σ and σ (eq. 11).
+    """
     return (z_l - signal * z_0).square().mean() + noise**2
-
-
-def ddpm_ldr(z_l: Tensor, z_0: Tensor, alpha_bar: float) -> Tensor:
-    """Eq. 10 at the mid-timestep whose ᾱ is ``alpha_bar``."""
-    return ldr(z_l, z_0, alpha_bar**0.5, (1 - alpha_bar) ** 0.5)
-
-
-def flow_ldr(z_l: Tensor, z_0: Tensor, sigma: float) -> Tensor:
-    """Eq. 11 at the mid-timestep whose σ is ``sigma``."""
-    return ldr(z_l, z_0, 1 - sigma, sigma)

@@ -1,0 +1,73 @@
+"""The finished run as a variant: adapters, prompt, base, variant.json, and a model card. The run's folder is it."""
+
+import os
+import shutil
+from pathlib import Path
+
+from model.family import family_named
+from model.files import base_sha256, file_sha256
+from model.train.omgsr import Omgsr
+from model.train.recipe import Recipe
+from model.train.resume import Position
+from model.variant import PROMPT, Base, Prompt, Variant
+
+CARD = "README.md"
+
+
+def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
+    """Make `recipe.run` a variant; its base is a link, so that the folder serves where it lies."""
+    folder, fields = recipe.run, recipe.variant
+    omgsr.save_adapters(folder)
+    shutil.copyfile(recipe.prompt, folder / PROMPT)
+    _link(folder / "base", recipe.base)
+    tile = fields.native_size // 8
+    variant = Variant(
+        name=fields.name,
+        family=recipe.family,
+        base=Base(
+            id=recipe.base_id,
+            revision=recipe.base_revision,
+            sha256=base_sha256(recipe.base, family_named(recipe.family).components),
+        ),
+        mid_timestep=omgsr.mid_timestep,
+        native_size=fields.native_size,
+        process_size=fields.native_size,
+        tile=tile,
+        overlap=tile // 2,
+        dtype=fields.dtype,
+        color_fix=fields.color_fix,
+        prompt=Prompt(text=fields.prompt, sha256=file_sha256(folder / PROMPT)),
+        license=fields.license,
+    )
+    (folder / CARD).write_text(card(recipe, variant, position))
+    variant.write(folder)  # last: a folder without it is no variant yet
+    return variant
+
+
+def card(recipe: Recipe, variant: Variant, position: Position) -> str:
+    """The model card in Markdown: what was trained, on what, by what, for how long."""
+    opt, adapters = recipe.optimization, recipe.adapters
+    terms = ", ".join(f"{weight:g} × {name}" for name, weight in recipe.weights.model_dump().items() if weight)
+    sources = ", ".join(str(source.path) for source in recipe.data.sources)
+    rows = {
+        "base": f"`{variant.base.id}` {variant.base.revision}, sha256 {variant.base.sha256[:12]}…",
+        "family": variant.family,
+        "adapters": f"LoRA, rank {adapters.encoder_rank} (VAE's encoder) and {adapters.denoiser_rank} (denoiser)",
+        "mid-timestep": variant.mid_timestep,
+        "prompt": variant.prompt.text or "empty",
+        "data": f"{sources}, crops of {recipe.crop} px, Real-ESRGAN degradation",
+        "objective": terms,
+        "steps": f"{position.step} of {opt.batch * opt.accumulate} pairs a process, {position.seconds / 3600:.2f} h",
+        "optimizer": f"AdamW, {opt.lr:g} (encoder × {opt.encoder_lr_factor:g}), {opt.schedule}, EMA {opt.ema:g}",
+        "licence": variant.license,
+    }
+    lines = [f"| {name} | {value} |" for name, value in rows.items()]
+    metrics = "Not measured yet: `omgsr evaluate --lq DIR --hq DIR --model FOLDER` gives the figures."
+    return "\n".join([f"# {variant.name}", "", "| | |", "|---|---|", *lines, "", "## Measured", metrics, ""])
+
+
+def _link(place: Path, base: Path) -> None:
+    if place.is_symlink():
+        place.unlink()
+    if not place.exists():
+        place.symlink_to(os.path.relpath(base.resolve(), place.parent.resolve()), target_is_directory=True)

@@ -1,0 +1,29 @@
+"""A contact sheet of what training sees, to be looked at before hours are spent on it."""
+
+from pathlib import Path
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from model.train.data import Crops, as_images
+from model.train.degradation import Degradation, degrade, upsample
+
+GAP = 8  # white pixels around each picture
+
+
+def contact_sheet(crops: Crops, degradation: Degradation, count: int) -> Tensor:
+    """[H,W,3] uint8: the first ``count`` pairs as rows, the enlarged LQ at the left and the HQ at the right."""
+    samples = [crops[number] for number in range(count)]
+    x_h = as_images(torch.stack([sample.x_h for sample in samples]))
+    x_l = upsample(degrade(x_h, [sample.seed for sample in samples], degradation), degradation.scale)
+    pairs = torch.nn.functional.pad(torch.stack([x_l, x_h], 1), [GAP // 2] * 4, value=1)
+    sheet = torch.cat([torch.cat(list(pair), 2) for pair in pairs], 1)
+    framed = torch.nn.functional.pad(sheet, [GAP // 2] * 4, value=1)
+    return ((framed + 1) * 127.5).round().byte().permute(1, 2, 0)
+
+
+def write_preview(crops: Crops, degradation: Degradation, path: Path, count: int = 8) -> None:
+    """Writes the contact sheet of ``count`` pairs as the image ``path``; its folder is made if need be."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(contact_sheet(crops, degradation, count).numpy()).save(path)
