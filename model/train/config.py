@@ -1,7 +1,7 @@
 """Reading YAML configurations into frozen, self-documenting models that refuse unknown or bad fields."""
 
 from pathlib import Path
-from typing import Self, TypeVar
+from typing import Any, Self, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
@@ -50,5 +50,23 @@ Config = TypeVar("Config", bound=Strict)
 
 
 def load_config(path: Path, kind: type[Config]) -> Config:
-    """Reads the YAML file at ``path`` as a ``kind``; pydantic's error names each bad field."""
-    return kind.model_validate(yaml.safe_load(path.read_text()))
+    """Reads the YAML file at ``path`` as a ``kind``; pydantic's error names each bad field.
+
+    ``extends: OTHER.yaml``, beside it, is read first: fields given here replace its fields, one by one.
+    """
+    return kind.model_validate(_read(path))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    fields: dict[str, Any] = yaml.safe_load(path.read_text())
+    other = fields.pop("extends", None)
+    return fields if other is None else _merged(_read(path.parent / other), fields)
+
+
+def _merged(under: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    both = {
+        name: _merged(under[name], value)
+        for name, value in over.items()
+        if isinstance(value, dict) and isinstance(under.get(name), dict)
+    }
+    return under | over | both
