@@ -170,8 +170,7 @@ def _progress() -> Progress:
 @contextmanager
 def _errors_told() -> Iterator[None]:
     """Errors that a person can mend are said in a line; anything else keeps its traceback."""
-    from model.analysis.pairs import DataError
-    from model.errors import ModelFilesError
+    from model.errors import DataError, ModelFilesError
 
     try:
         yield

@@ -7,3 +7,7 @@ class ModelFilesError(ValueError):
 
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
+
+
+class DataError(ValueError):
+    """Photos are missing, without a partner, unreadable or of sizes that do not fit; the message names the file."""

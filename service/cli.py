@@ -107,9 +107,18 @@ def train(
     export_only: Annotated[
         bool, typer.Option("--export-only", help="Write the variant of the last checkpoint, without training.")
     ] = False,
+    preview: Annotated[
+        Path | None, typer.Option(help="Only write a picture of the first training pairs, damaged beside original.")
+    ] = None,
 ) -> None:
     """Train adapters by a recipe; its `run` folder becomes a variant. Resumes always; SIGTERM and Ctrl-C save."""
     with _errors_told():
+        if preview is not None:
+            from model.train.preview import preview_recipe
+
+            preview_recipe(config, preview)
+            _out.print(f"wrote {preview}", soft_wrap=True)
+            return
         from model.train.train import train as run_recipe
 
         folder, finished = run_recipe(config, export_only=export_only)
@@ -213,7 +222,7 @@ def _errors_told() -> Iterator[None]:
     """Errors that a person can mend are said in one or two lines; anything else keeps its traceback."""
     from pydantic import ValidationError
 
-    from model.errors import ModelFilesError, TrainingError
+    from model.errors import DataError, ModelFilesError, TrainingError
     from service.errors import ServiceError
 
     try:
@@ -222,8 +231,8 @@ def _errors_told() -> Iterator[None]:
         _fail(error.detail, error.advice)
     except ValidationError as error:
         first = error.errors()[0]
-        _fail(f"The setting {'.'.join(map(str, first['loc']))} is wrong: {first['msg']}.")
-    except (ModelFilesError, TrainingError) as error:
+        _fail(f"The setting {'.'.join(map(str, first['loc'])) or 'file'} is wrong: {first['msg']}.")
+    except (DataError, ModelFilesError, TrainingError) as error:
         _fail(str(error))
 
 

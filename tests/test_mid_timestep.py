@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from model import cli
 from model.analysis.mid_timestep import LatentStatistics, Schedule, schedule_of, snr_timestep
-from model.analysis.pairs import DataError
+from model.errors import DataError
 from model.vae import VAE
 from tests.golden import FAMILY, GOLDEN
 

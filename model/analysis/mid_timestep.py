@@ -12,8 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from model.analysis.pairs import DataError
-from model.errors import ModelFilesError
+from model.errors import DataError, ModelFilesError
 from model.schedule import DDPMSchedule, FlowSchedule
 
 Schedule = DDPMSchedule | FlowSchedule

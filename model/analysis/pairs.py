@@ -9,15 +9,13 @@ import torch
 from PIL import Image, ImageOps
 from torch import Tensor
 
+from model.errors import DataError
+
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".bmp", ".tif", ".tiff"}
 ROLE = re.compile(r"[_-]?(x\d+|lr\d*|lq|hr|hq|gt)$", re.IGNORECASE)  # Canon_001_LR4 and Canon_001_HR are one photo
 
 Damage = Callable[[Tensor, int], Tensor]
 """An original [1,3,H,W] in [-1,1] and its number → what the encoder gets to see in its place, of the same shape."""
-
-
-class DataError(ValueError):
-    """Photos are missing, without a partner, unreadable or of sizes that do not fit; the message names the file."""
 
 
 def find_photos(where: str) -> list[Path]:

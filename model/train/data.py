@@ -16,6 +16,7 @@ from pydantic import Field, PositiveFloat
 from torch import Tensor
 from torch.utils.data import Dataset
 
+from model.errors import DataError
 from model.train.config import Strict
 from model.train.sources import Skipped, Source, entries
 
@@ -52,7 +53,7 @@ class Data(Strict):
 class PhotoSet:
     """The photos of a configuration, decoded on demand or all at once. ``cache``: the run's folder, for tar indices.
 
-    Raises ValueError for a source without images, and if all photos are held in memory and none is readable.
+    Raises DataError for a source without images, and if all photos are held in memory and none is readable.
     """
 
     def __init__(self, config: Data, cache: Path) -> None:
@@ -96,7 +97,7 @@ class Crops(Dataset[Sample]):
         self.unusable: set[int] = set()
 
     def __getitem__(self, number: int) -> Sample:
-        """Raises ValueError if no photo at all can be used."""
+        """Raises DataError if no photo at all can be used."""
         config = self.photos.config
         rng = np.random.default_rng([self.seed, number])
         seed = int(rng.integers(2**63))
@@ -125,7 +126,7 @@ class Crops(Dataset[Sample]):
                     return crop
                 self.unusable.add(index)
         reasons = "; ".join(f"{name}: {why}" for name, why in list(self.photos.skipped.reasons.items())[:3])
-        raise ValueError(f"none of {len(self.photos)} photos gives a crop of {self.side} px ({reasons} …)")
+        raise DataError(f"none of {len(self.photos)} photos gives a crop of {self.side} px ({reasons} …)")
 
     def _crop_of(self, index: int, rng: np.random.Generator) -> Pixels | None:
         photo = self.photos.pixels(index)

@@ -6,8 +6,10 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from model.train.data import Crops, as_images
+from model.train.config import load_config
+from model.train.data import Crops, PhotoSet, as_images
 from model.train.degradation import Degradation, degrade, upsample
+from model.train.recipe import Recipe
 
 GAP = 8  # white pixels around each picture
 
@@ -21,6 +23,13 @@ def contact_sheet(crops: Crops, degradation: Degradation, count: int) -> Tensor:
     sheet = torch.cat([torch.cat(list(pair), 2) for pair in pairs], 1)
     framed = torch.nn.functional.pad(sheet, [GAP // 2] * 4, value=1)
     return ((framed + 1) * 127.5).round().byte().permute(1, 2, 0)
+
+
+def preview_recipe(recipe_path: Path, path: Path) -> None:
+    """Writes the contact sheet of the recipe in the YAML file `recipe_path`."""
+    recipe = load_config(recipe_path, Recipe)
+    crops = Crops(PhotoSet(recipe.data, recipe.run), recipe.crop, recipe.optimization.seed)
+    write_preview(crops, recipe.degradation, path)
 
 
 def write_preview(crops: Crops, degradation: Degradation, path: Path, count: int = 8) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import yaml
 from pydantic import BaseModel, Field, PositiveInt, TypeAdapter, model_validator
 
+from model.errors import DataError
 from model.train.config import Strict
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff", ".avif"})
@@ -70,14 +71,14 @@ class Skipped:
 def entries(sources: Sequence[Source], cache: Path, skipped: Skipped) -> list[Entry]:
     """All images of all sources, unopened. ``cache`` is the folder that keeps what the tar shards hold.
 
-    Raises ValueError for a source that is missing, of no known kind, or without any image.
+    Raises DataError for a source that is missing, of no known kind, or without any image.
     """
     index = TarIndex(cache / INDEX, skipped)
     found: list[Entry] = []
     for source in sources:
         one = [entry for path in _matches(source.path) for entry in _entries(path, source.root, index)]
         if not one:
-            raise ValueError(f"{source.path} holds no images (looked for {', '.join(sorted(SUFFIXES))})")
+            raise DataError(f"{source.path} holds no images (looked for {', '.join(sorted(SUFFIXES))})")
         found += one[: source.limit]
     index.save()
     return found
@@ -89,11 +90,11 @@ def _matches(path: Path) -> list[Path]:
         return [path]
     first = next((place for place, part in enumerate(path.parts) if set(part) & set("*?[")), None)
     if first is None:
-        raise ValueError(f"{path} is missing: correct the source's path")
+        raise DataError(f"{path} is missing: correct the source's path")
     folder, pattern = Path(*path.parts[:first]), "/".join(path.parts[first:])
     matches = sorted(folder.glob(pattern))
     if not matches:
-        raise ValueError(f"{path} matches nothing: correct the source's path")
+        raise DataError(f"{path} matches nothing: correct the source's path")
     return matches
 
 
@@ -112,7 +113,7 @@ def _entries(path: Path, root: Path | None, index: "TarIndex") -> Iterator[Entry
     elif suffix in SUFFIXES:
         yield Entry(path)
     else:
-        raise ValueError(
+        raise DataError(
             f"{path} is no folder, .txt list, .tar shard, .yaml manifest or image (.tar.gz: unpack to .tar)"
         )
 
