@@ -121,13 +121,8 @@ def train(
             return
         from model.train.train import train as run_recipe
 
-        folder, finished = run_recipe(config, export_only=export_only)
-        _out.print(
-            f"{folder} is a variant: omgsr serve --models {folder}"
-            if finished
-            else "stopped and saved; run the same command again to go on",
-            soft_wrap=True,
-        )
+        if said := run_recipe(config, export_only=export_only):
+            _out.print(said, soft_wrap=True)
 
 
 app.command("mid-timestep")(mid_timestep)

@@ -91,13 +91,29 @@ def test_sigterm_saves_the_step_in_flight(tmp_path: Path) -> None:
 
 
 def test_two_processes_equal_one_that_accumulates(tmp_path: Path) -> None:
-    one = tiny_recipe(tmp_path / "one", steps=3, accumulate=2)
-    two = tiny_recipe(tmp_path / "two", steps=3, accumulate=1)
+    # At the paper's rate: AdamW turns even a gradient that is rounding noise into a step of the whole rate.
+    one = tiny_recipe(tmp_path / "one", steps=3, accumulate=2, lr=2e-5)
+    two = tiny_recipe(tmp_path / "two", steps=3, accumulate=1, lr=2e-5)
     finish(start(write_recipe(one)))
     finish(start(write_recipe(two), *TWO_PROCESSES, *TRAIN[1:]))
     a, b = trained(one), trained(two)
     assert a.keys() == b.keys()
     assert max(float((a[name].float() - b[name].float()).abs().max()) for name in a) <= 1e-5
+
+
+def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) -> None:
+    recipe = write_recipe(tiny_recipe(tmp_path))
+    alone = subprocess.run(
+        [*TRAIN, str(recipe)],
+        env=ENVIRONMENT | {"WORLD_SIZE": "2", "ACCELERATE_USE_CPU": "false"},
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+    assert alone.returncode == 1
+    assert "ACCELERATE_USE_CPU=true" in alone.stderr
 
 
 def test_a_run_folder_is_not_shared_by_two_recipes(tmp_path: Path) -> None:

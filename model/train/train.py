@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 from pathlib import Path
 
 import torch
@@ -22,29 +23,43 @@ MEASURED, MEASURING = 64, 2**40
 """Pairs that the mid-timestep is measured on, and the number of their first batch: training never gets there."""
 
 
-def train(path: Path, *, export_only: bool = False) -> tuple[Path, bool]:
-    """Run the recipe in the YAML file at `path`, from its last checkpoint.
+def train(path: Path, *, export_only: bool = False) -> str:
+    """Run the recipe in the YAML file at `path`, from its last checkpoint; when it ends, its folder is a variant.
 
-    Returns the run's folder, and whether it is finished and a variant now.
-
-    `export_only` writes the variant from the last checkpoint without training.
-    Raises TrainingError, ModelFilesError, or pydantic's error naming each bad field.
+    `export_only` writes the variant from the last checkpoint without training. Returns what there is to say at the
+    end, on the first process only. Raises TrainingError, DataError, ModelFilesError, or pydantic's error naming each
+    bad field.
     """
     recipe = load_config(path, Recipe)
     opt = recipe.optimization
     accelerator = Accelerator(mixed_precision=opt.precision, gradient_accumulation_steps=opt.accumulate)
+    check_processes(accelerator)
     torch.manual_seed(opt.seed)
     crops = Crops(PhotoSet(recipe.data, recipe.run), recipe.crop, opt.seed)
     pairs = Pairs(crops, recipe.degradation, opt.batch, accelerator.device, opt.workers)
     omgsr = build(recipe, accelerator.device)
-    omgsr.settle(settled_timestep(recipe, omgsr, pairs))
+    with accelerator.main_process_first():
+        omgsr.settle(settled_timestep(recipe, omgsr, pairs))
     trainer = Trainer(recipe, omgsr, pairs, accelerator)
-    finished = export_only or trainer.run()
     if export_only and not trainer.checkpoints.resume():
         raise TrainingError(f"{recipe.run} has no checkpoint to export: train first")
-    if finished and accelerator.is_main_process:
-        export(recipe, trainer.exported(), trainer.position)
-    return recipe.run, finished
+    finished = export_only or trainer.run()
+    if not accelerator.is_main_process:
+        return ""
+    if not finished:
+        return "stopped and saved; run the same command again to go on"
+    export(recipe, trainer.exported(), trainer.position)
+    return f"{recipe.run} is a variant: omgsr serve --models {recipe.run}"
+
+
+def check_processes(accelerator: Accelerator) -> None:
+    """Refuse several processes that do not know of each other: each would train alone, into the same folder."""
+    started = int(os.environ.get("WORLD_SIZE", "1"))
+    if started != accelerator.num_processes:
+        raise TrainingError(
+            f"{started} processes were started, but torch finds no GPU to join them on: "
+            "set ACCELERATE_USE_CPU=true to train on CPUs"
+        )
 
 
 def build(recipe: Recipe, device: torch.device) -> Omgsr:
