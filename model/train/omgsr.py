@@ -65,7 +65,7 @@ class Omgsr(nn.Module):
         self.vae.autoencoder.encoder = self.encoder = encoder
         self.network = adapted(self.denoiser.network, denoiser_rank, denoiser_targets or TARGETS[family])
         self.denoiser.network = self.network
-        self.decodes = True
+        self.decodes, self.resting = True, False
 
     def adapters(self) -> dict[str, nn.Parameter]:
         """The trained parameters, by name; the encoder's begin with ``vae.``."""
@@ -89,7 +89,10 @@ class Omgsr(nn.Module):
     def encode_original(self, x: Tensor) -> Tensor:
         """[B,3,H,W] in [-1,1] → latents by the encoder with its adapter off: z_0 of an original."""
         with self.encoder.disable_adapter():
-            return self.vae.encode(x)
+            z_0 = self.vae.encode(x)
+        if self.resting:
+            self.rest_encoder()  # peft leaves this context with every adapter trainable
+        return z_0
 
     def checkpoint_activations(self) -> None:
         """Recompute activations in the backward pass instead of keeping them, in all three networks."""
@@ -98,6 +101,7 @@ class Omgsr(nn.Module):
 
     def rest_encoder(self) -> None:
         """Train the denoiser's adapter alone; LDR, which is about the encoder's, is a constant then."""
+        self.resting = True
         self.encoder.requires_grad_(False)
 
     def load_adapters(self, folder: Path) -> None:

@@ -46,10 +46,11 @@ def train(path: Path, *, export_only: bool = False) -> str:
     finished = export_only or trainer.run()
     if not accelerator.is_main_process:
         return ""
+    skipped = f"{len(crops.photos.skipped.reasons)} photos were skipped; " if crops.photos.skipped.reasons else ""
     if not finished:
-        return "stopped and saved; run the same command again to go on"
+        return f"{skipped}stopped and saved; run the same command again to go on"
     export(recipe, trainer.exported(), trainer.position)
-    return f"{recipe.run} is a variant: omgsr serve --models {recipe.run}"
+    return f"{skipped}{recipe.run} is a variant: omgsr serve --models {recipe.run}"
 
 
 def check_processes(accelerator: Accelerator) -> None:
