@@ -43,7 +43,16 @@ def merge(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
 
 
 def restore_adapter(adapted: PeftModel, folder: Path) -> None:
-    """Put the tensors of the adapter in `folder` into `adapted`, unmerged, to train on. Raises as `merge`."""
+    """Put the tensors of the adapter in `folder` into `adapted`, unmerged, to train on.
+
+    Raises as `merge`, and ModelFilesError if rank or scale are not those of `adapted`.
+    """
+    theirs, own = _lora_config(folder), adapted.peft_config["default"]
+    if (theirs.r, theirs.lora_alpha) != (own.r, own.lora_alpha):
+        raise ModelFilesError(
+            f"{folder} has rank {theirs.r} and alpha {theirs.lora_alpha}, the recipe asks for rank {own.r} "
+            f"(alpha is always the rank): set adapters.encoder_rank and denoiser_rank, or start from another folder"
+        )
     tensors = load_tensors(folder / WEIGHTS)
     _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
     set_peft_model_state_dict(adapted, tensors)
@@ -61,6 +70,14 @@ def check_adapter(model_class: Any, config: Path, part: str, folder: Path) -> No
 
 def _adapted(module: nn.Module, folder: Path) -> tuple[PeftModel, dict[str, Tensor]]:
     """`module` with LoRA layers as the folder's config says, and the folder's tensors, which fit them."""
+    config, tensors = _lora_config(folder), load_tensors(folder / WEIGHTS)
+    adapted = get_peft_model(module, config)
+    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
+    return adapted, tensors
+
+
+def _lora_config(folder: Path) -> Any:
+    """The config of the adapter in `folder`, if it is plain LoRA."""
     if not (folder / "adapter_config.json").is_file():
         raise ModelFilesError(f"{folder} is no PEFT adapter: adapter_config.json is missing")
     try:
@@ -70,10 +87,7 @@ def _adapted(module: nn.Module, folder: Path) -> tuple[PeftModel, dict[str, Tens
         raise ModelFilesError(f"{folder}/adapter_config.json cannot be read: {error}") from error
     if not plain:
         raise ModelFilesError(f"{folder} is more than LoRA (DoRA, biases or whole modules): only LoRA can be merged")
-    tensors = load_tensors(folder / WEIGHTS)
-    adapted = get_peft_model(module, config)
-    _check(folder, expected=get_peft_model_state_dict(adapted), found=tensors)
-    return adapted, tensors
+    return config
 
 
 def _check(folder: Path, *, expected: dict[str, Tensor], found: dict[str, Tensor]) -> None:

@@ -2,15 +2,15 @@
 
 import csv
 from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from model.console import errors_told, stderr
 
 if TYPE_CHECKING:
     import torch
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from model.analysis.latent_gap import Trajectory
 
 _out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 Family = Literal["sd", "flux"]
 Criterion = Literal["snr", "snr-gap", "eq9"]
@@ -41,7 +40,7 @@ def mid_timestep(  # noqa: PLR0917 — each is an option of the command line
     device: Device = "",
 ) -> None:
     """Find the timestep whose noisy latents are most like the latents of damaged photos."""
-    with _errors_told():
+    with errors_told():
         import torch
         import yaml
 
@@ -85,7 +84,7 @@ def analyze(  # noqa: PLR0917 — each is an option of the command line
         raise typer.BadParameter(f"--size must be a multiple of {_multiple(family)} for {family}")
     if steps_left > steps:
         raise typer.BadParameter(f"--steps-left must be at most --steps: there are {steps} steps in all")
-    with _errors_told():
+    with errors_told():
         import torch
 
         from model.analysis.latent_gap import Disturbance, inference_timesteps, trajectory
@@ -164,23 +163,4 @@ def _device(name: str) -> "tuple[torch.device, torch.dtype]":
 
 def _progress() -> Progress:
     left = TextColumn("left"), TimeRemainingColumn()
-    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left, console=_err)
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """Errors that a person can mend are said in a line; anything else keeps its traceback."""
-    from model.errors import DataError, ModelFilesError
-
-    try:
-        yield
-    except (DataError, ModelFilesError) as error:
-        _err.print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        raise typer.Exit(1) from error
-    except ModuleNotFoundError as error:
-        if not (error.name or "").startswith("matplotlib"):
-            raise
-        _err.print(
-            "[bold red]error:[/] this draws with matplotlib: pip install 'omgsr-serve\\[analysis]'", soft_wrap=True
-        )
-        raise typer.Exit(1) from error
+    return Progress(TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), *left, console=stderr)

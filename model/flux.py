@@ -14,8 +14,6 @@ from model.files import cast, load_component
 from model.schedule import FlowSchedule
 
 GUIDANCE = 1.0
-
-
 MODULATED = (AdaLayerNormContinuous, AdaLayerNormZero, AdaLayerNormZeroSingle)
 
 

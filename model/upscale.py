@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from model import color
+from model.bicubic import bicubic
 from model.plan import Geometry, Size, Stage, stages, tiles
 from model.tiles import blend, cut
 
@@ -65,14 +66,14 @@ def upscale(
 def _run(
     stage: Stage, pixels: Tensor, geometry: Geometry, step: StepEquation, *, strength: float, color_fix: str
 ) -> Steps:
-    x_l = resize(pixels, stage.processed, eight_bit=True)
+    x_l = bicubic(pixels, stage.processed)  # in 256 levels, like the enlarged photos that the networks learned from
     (z_l,) = yield [Encode(_pad(x_l, stage.padded) * 2 - 1)]
     prediction = yield from predict(z_l, geometry)
     z_p = step(z_l, prediction)
     (decoded,) = yield [Decode(z_l + strength * (z_p - z_l))]
     width, height = stage.processed
     x_p = (decoded[:, :height, :width] + 1) / 2
-    return resize(color.FIXES[color_fix](x_p, x_l).clamp(0, 1), stage.output)
+    return _resize(color.FIXES[color_fix](x_p, x_l).clamp(0, 1), stage.output)
 
 
 def predict(z_l: Tensor, geometry: Geometry) -> Steps:
@@ -117,17 +118,12 @@ def _execute_all(
     return {index: [places[place] for place in range(len(places))] for index, places in results.items()}
 
 
-def resize(pixels: Tensor, size: Size, *, eight_bit: bool = False) -> Tensor:
-    """Bicubic [3,h,w] in [0,1] to (width, height), antialiased and clipped after each axis, as Pillow does it.
-
-    `eight_bit` rounds to 256 levels after each axis too: what Pillow makes of a photo, on which the models were
-    trained (and the authors' numbers were made).
-    """
+def _resize(pixels: Tensor, size: Size) -> Tensor:
+    """A result [3,h,w] in [0,1] to (width, height): antialiased bicubic, clipped after each axis, never rounded."""
     width, height = size
     for target in ((pixels.shape[-2], width), (height, width)):
         if pixels.shape[-2:] != target:
             pixels = F.interpolate(pixels[None], target, mode="bicubic", antialias=True)[0].clamp(0, 1)
-            pixels = (pixels * 255).round() / 255 if eight_bit else pixels
     return pixels
 
 

@@ -1,17 +1,17 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is quick."""
 
 import asyncio
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
 
 from model.analysis.evaluate_cli import evaluate
 from model.cli import analyze, mid_timestep
+from model.console import errors_told, fail
 
 app = typer.Typer(
     help="OMGSR Serve: small damaged photos in, sharp large ones out.",
@@ -25,7 +25,6 @@ app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 
 _out = Console(highlight=False)
-_err = Console(stderr=True, highlight=False)
 
 
 Format = Literal["png", "jpeg", "webp", "avif"]
@@ -98,7 +97,7 @@ def upscale(  # noqa: PLR0917 — each is an option of the command line
         settings = _settings(models=models)
         failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
         if failed:
-            _fail(f"{failed} of the files could not be upscaled; they are named above.")
+            fail(f"{failed} of the files could not be upscaled; they are named above.")
 
 
 @app.command()
@@ -157,9 +156,9 @@ def models_verify(models: Models = None) -> None:
             for fault in faults:
                 _out.print(f"  {fault}", soft_wrap=True, markup=False)
         if not found:
-            _fail("There is no variant folder here.")
+            fail("There is no variant folder here.")
         if any(faults for _, faults in found):
-            _fail("Not every variant is sound.")
+            fail("Not every variant is sound.")
 
 
 @models_app.command("embed-prompt")
@@ -214,32 +213,14 @@ def _settings(**given: Any) -> Any:
 
 @contextmanager
 def _errors_told() -> Iterator[None]:
-    """Errors that a person can mend are said in one or two lines; anything else keeps its traceback."""
-    from pydantic import ValidationError
-
-    from model.errors import DataError, ModelFilesError, TrainingError
+    """Errors that a person can mend, the model's and the service's, are said in words."""
     from service.errors import ServiceError
 
-    try:
-        yield
-    except ServiceError as error:
-        _fail(error.detail, error.advice)
-    except ValidationError as error:
-        first = error.errors()[0]
-        _fail(f"The setting {'.'.join(map(str, first['loc'])) or 'file'} is wrong: {first['msg']}.")
-    except (DataError, ModelFilesError, TrainingError) as error:
-        _fail(str(error))
-
-
-def _fail(detail: str, advice: str = "") -> NoReturn:
-    _err.print(f"[bold red]error:[/] {_plain(detail)}", soft_wrap=True)
-    if advice:
-        _err.print(_plain(advice), soft_wrap=True)
-    sys.exit(1)
-
-
-def _plain(text: str) -> str:
-    return text.replace("[", "\\[")
+    with errors_told():
+        try:
+            yield
+        except ServiceError as error:
+            fail(error.detail, error.advice)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """`omgsr upscale` without a server: files in, files out, the same pipeline and the same file rules."""
 
-import math
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -10,11 +9,12 @@ import torch
 from torch import Tensor
 
 from model.pipeline import OMGSRPipeline
-from model.plan import output_size, processed_size, tile_count
+from model.plan import tile_count
 from model.upscale import Op, Predict, drive
 from service import images
-from service.errors import BadOption, TooManyBytes, TooManyPixels
+from service.errors import BadOption, TooManyBytes
 from service.job import OutputFormat, UpscaleOptions
+from service.limits import check_result
 from service.settings import Settings
 from service.worker.pixels import to_rgb, to_tensor
 
@@ -80,12 +80,7 @@ def upscale_file(
         raise TooManyBytes(f"The file has {length:,} bytes, beyond {settings.max_upload_bytes:,}.")
     picture = images.decode(errand.source.read_bytes(), max_pixels=settings.max_input_pixels)
     size = (picture.width, picture.height)
-    width, height = output_size(size, options.scale)
-    if width * height > settings.max_output_pixels:
-        raise TooManyPixels(f"The result would be {width}×{height} pixels, beyond {settings.max_output_pixels:,}.")
-    if math.prod(processed_size((width, height), pipe.geometry.process_size)) > settings.max_output_pixels:
-        raise TooManyPixels(f"The image is {size[0]}×{size[1]}, too long a strip.", "Cut it into shorter pieces.")
-    images.check_side(errand.format, width, height)
+    check_result(size, options.scale, errand.format, pipe.geometry.process_size, settings.max_output_pixels)
     done, total = 0, tile_count(size, options.scale, pipe.geometry)
 
     def execute(ops: Sequence[Op]) -> list[Tensor]:

@@ -51,9 +51,10 @@ async def in_mid_job(queue: Queue, job_id: str) -> Event:
 
 
 async def only_job(queue: Queue) -> JobStatus:
+    after = "0"
     async with asyncio.timeout(30):
         while not (jobs := await queue.active()):
-            await asyncio.sleep(0.01)
+            after = await queue.arrival(after)
     return jobs[0]
 
 

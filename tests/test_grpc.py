@@ -20,7 +20,8 @@ from PIL import Image
 from service.job import JobState, Result
 from service.queue.blobs import result_key
 from tests.lone_api import VARIANT, LoneApi, first_lease, lone_api
-from tests.test_rest import check_problem, photo
+from tests.pictures import photo
+from tests.problems import check_problem
 
 SERVICE = "omgsr.v1.UpscaleService"
 PIECE = 1000

@@ -1,30 +1,19 @@
 """The queue's promises, on a real server."""
 
 import asyncio
-from pathlib import Path
 from uuid import uuid4
 
 import pytest
 from redis.asyncio import Redis
 
-from service.errors import JobNotFound, ProcessingFailed, Unavailable
-from service.job import Job, JobState, Leased, Result, UpscaleOptions, VariantInfo
-from service.queue.blobs import BlobStore, input_key, result_key
-from service.queue.embedded import EmbeddedServer, socket_url
+from service.errors import JobNotFound
+from service.job import JobState, Leased, VariantInfo
 from service.queue.queue import Queue
-from service.queue.sweep import sweep
-from service.settings import Settings
+from tests.jobs import PROBLEM, RESULT, job
 
-RESULT = Result(key="k", mime_type="image/png", width=4, height=4, bytes=9)
-PROBLEM = ProcessingFailed("It went wrong.").problem()
 VARIANT = VariantInfo(
     name="m", family="sd", base="b", mid_timestep=1, native_size=64, process_size=64, license="MIT", color_fix="adain"
 )
-
-
-def job(name: str, *, model: str = "m", priority: int = 0) -> Job:
-    options = UpscaleOptions(model=model, priority=priority)
-    return Job(id=name, options=options, width=4, height=4, input_key=input_key(name))
 
 
 def ids(leased: list[Leased]) -> list[str]:
@@ -282,81 +271,3 @@ async def test_a_crowd_of_callers_waits_for_connections_instead_of_being_refused
     await queue.submit(job("a"))
     told = await asyncio.gather(*(queue.status("a") for _ in range(500)))
     assert {status.state for status in told} == {JobState.QUEUED}
-
-
-async def test_without_a_server_it_says_unavailable(state: Path) -> None:
-    async with Queue(socket_url(state)) as queue:
-        with pytest.raises(Unavailable, match="does not answer"):
-            await queue.ping()
-
-
-def test_a_state_folder_has_one_server(state: Path) -> None:
-    with EmbeddedServer(state), pytest.raises(Unavailable, match="Another `omgsr serve`"):
-        EmbeddedServer(state).start()
-    with EmbeddedServer(state) as again:  # the folder is free again, the socket of before no hindrance
-        assert again.socket.exists()
-
-
-def test_a_state_folder_is_for_its_owner_alone(state: Path) -> None:
-    made, found = state / "made", state / "found"
-    found.mkdir(mode=0o755)
-    for folder in (made, found):
-        with EmbeddedServer(folder):
-            assert [each.stat().st_mode & 0o777 for each in (folder, folder / "queue")] == [0o700, 0o700]
-
-
-async def test_a_state_folder_may_have_any_name(state: Path) -> None:
-    settings = Settings(state_dir=state / "a b#c?d%20e")
-    with EmbeddedServer(settings.state_dir):
-        async with Queue.of(settings) as queue:
-            await queue.ping()
-        BlobStore(settings.blobs).put(input_key("a"), b"one")
-    assert (settings.state_dir / "blobs" / "a" / "input").read_bytes() == b"one"
-    assert [path.name for path in state.iterdir()] == [settings.state_dir.name]
-
-
-async def test_what_was_accepted_outlives_the_server(state: Path) -> None:
-    with EmbeddedServer(state, fsync="always") as server:
-        assert server.process
-        async with Queue(server.url) as queue:
-            await queue.submit(job("a"))
-            server.process.kill()
-            server.process.wait()
-            waiting = asyncio.create_task(queue.wait("a"))
-            await asyncio.to_thread(server.start)
-            assert (await queue.status("a")).position == 0
-            await queue.cancel("a")
-            assert (await waiting).state is JobState.CANCELLED
-
-
-def test_blobs_are_whole_or_not_there(state: Path) -> None:
-    blobs = BlobStore(str(state / "blobs"))
-    blobs.put(input_key("a"), b"one")
-    blobs.put(result_key("a", 1), b"two")
-    blobs.put(result_key("a", 1), b"three")
-    assert blobs.get(result_key("a", 1)) == b"three"
-    assert sorted(path.name for path in (state / "blobs" / "a").iterdir()) == ["input", "result-1"]
-    assert (blobs.jobs(older_than_s=-1), blobs.jobs(older_than_s=60)) == ({"a"}, set())
-    blobs.delete("a")
-    blobs.delete("a")
-    assert not (state / "blobs" / "a").exists()
-    with pytest.raises(JobNotFound, match="kept no more"):
-        blobs.get(input_key("a"))
-
-
-async def test_files_are_swept_when_their_job_is_forgotten(queue: Queue, state: Path) -> None:
-    blobs = BlobStore(str(state / "blobs"))
-    for name in ("kept", "orphan"):
-        blobs.put(input_key(name), b"one")
-    await queue.submit(job("kept"))
-    assert await sweep(blobs, queue, older_than_s=60) == 0
-    assert await sweep(blobs, queue, older_than_s=-1) == 1
-    assert blobs.jobs(older_than_s=-1) == {"kept"}
-
-
-async def test_two_who_sweep_at_once_are_in_no_ones_way(queue: Queue, state: Path) -> None:
-    blobs = BlobStore(str(state / "blobs"))
-    for number in range(100):
-        blobs.put(input_key(str(number)), b"one")
-    await asyncio.gather(*(sweep(blobs, queue, older_than_s=-1) for _ in range(4)))
-    assert blobs.jobs(older_than_s=-1) == set()

@@ -9,7 +9,7 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 
 from service.job import JobState, Result
 from service.queue.queue import Queue
-from tests.test_queue import PROBLEM, RESULT, job
+from tests.jobs import PROBLEM, RESULT, job
 
 STEPS = 40
 EXAMPLES = 20

@@ -42,7 +42,9 @@ def trainer(folder: Path, letter: str, **optimization: object) -> tuple[Trainer,
     torch.manual_seed(0)
     omgsr = build(recipe, torch.device("cpu"))
     omgsr.settle(recipe.mid_timestep or 0)
-    return Trainer(recipe, omgsr, OnePair(), Accelerator(cpu=True)), omgsr  # type: ignore[arg-type]
+    return Trainer(
+        recipe, omgsr, OnePair(), Accelerator(cpu=True, mixed_precision=recipe.optimization.precision)
+    ), omgsr  # type: ignore[arg-type]
 
 
 def frozen_tensors(omgsr: Omgsr) -> dict[str, Tensor]:
@@ -66,11 +68,32 @@ def test_fifty_steps_lower_every_term_and_leave_the_base_alone(tmp_path: Path, l
 
 @FAMILIES
 def test_every_adapter_tensor_gets_a_gradient(tmp_path: Path, letter: str) -> None:
-    run, omgsr = trainer(tmp_path, letter)
+    run, omgsr = trainer(tmp_path, letter, weight_decay=0)  # which would move what has no gradient
     run._step()  # LoRA's B starts at zero, so A has no gradient before the first step
     before = {name: param.detach().clone() for name, param in omgsr.adapters().items()}
     run._step()
     assert [name for name, param in omgsr.adapters().items() if torch.equal(param, before[name])] == []
+
+
+@FAMILIES
+def test_recomputed_activations_give_the_same_step(tmp_path: Path, letter: str) -> None:
+    kept, recomputed = (trainer(tmp_path, letter, checkpoint_activations=recompute)[0] for recompute in (False, True))
+    for run in (kept, recomputed):
+        run._step()
+    assert all(torch.equal(param, recomputed.adapters[name]) for name, param in kept.adapters.items())
+
+
+@FAMILIES
+def test_a_bfloat16_base_trains_float32_adapters(tmp_path: Path, letter: str) -> None:
+    run, omgsr = trainer(tmp_path, letter, precision="bf16", base_dtype="bfloat16", checkpoint_activations=True)
+    before = {name: param.detach().clone() for name, param in run.adapters.items()}
+    frozen = frozen_tensors(omgsr)
+    run._step()
+    run._step()
+    assert {param.dtype for param in run.adapters.values()} == {torch.float32}
+    assert not any(torch.equal(param, before[name]) for name, param in run.adapters.items())
+    assert {tensor.dtype for tensor in frozen.values()} == {torch.bfloat16}
+    assert all(torch.equal(tensor, frozen[name]) for name, tensor in frozen_tensors(omgsr).items())
 
 
 def test_the_generators_turn_leaves_the_discriminator_alone(tmp_path: Path) -> None:

@@ -4,16 +4,15 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 
-from model.errors import ModelFilesError
+from model.errors import ModelFilesError, TrainingError
 from model.train.config import load_config
 from model.train.objective import build_critic, build_perceptual
 from model.train.recipe import Recipe
 
 CONFIGS = Path(__file__).parent.parent / "model" / "configs"
-RECIPES = sorted(
-    path for path in CONFIGS.rglob("*.yaml") if not path.stem.endswith(("base", "photos")) and path.stem != "mini_vae"
-)
+RECIPES = sorted(path for path in CONFIGS.rglob("*.yaml") if not path.stem.endswith(("base", "photos")))
 
 
 def recipe(name: str) -> Recipe:
@@ -33,6 +32,7 @@ def test_the_papers_settings(name: str) -> None:
     assert (paper.optimization.lr, paper.optimization.batch, paper.optimization.accumulate) == (2e-5, 1, 4)
     assert (paper.perceptual.chunk, paper.critic.chunk, paper.critic.kind) == (224, 518, "dinov2")
     assert (paper.adapters.encoder_rank, paper.adapters.denoiser_rank) == ((16, 64) if "_s_" in name else (64, 64))
+    assert paper.mid_timestep == (195 if "_s_" in name else 295)
     assert paper.crop == paper.variant.native_size == int(name[-4:].strip("_"))
 
 
@@ -49,6 +49,28 @@ def test_extending_replaces_fields_one_by_one(tmp_path: Path) -> None:
     )
     mine = load_config(tmp_path / "mine.yaml", Recipe)
     assert (mine.weights.gan, mine.weights.mse, mine.crop) == (0, 2, 256)
+
+
+@pytest.mark.parametrize(
+    ("change", "match"),
+    [
+        ({"weights": {"ldr": 5, "mse": 0, "perceptual": 0, "gan": 0}}, "denoiser"),
+        ({"degradation": {"scale": 3}}, "multiple of degradation"),
+        ({"mid_timestep": 1000}, "mid_timestep"),
+        ({"optimization": {"seed": -1}}, "optimization.seed"),
+    ],
+)
+def test_a_recipe_that_cannot_train_is_refused(tmp_path: Path, change: dict, match: str) -> None:
+    (tmp_path / "mine.yaml").write_text(yaml.safe_dump({"extends": str(CONFIGS / "omgsr_s_512.yaml"), **change}))
+    with pytest.raises(ValidationError, match=match):
+        load_config(tmp_path / "mine.yaml", Recipe)
+
+
+@pytest.mark.parametrize("text", ["", "- a list", "run: [unclosed", "extends: nowhere.yaml"])
+def test_a_file_that_is_no_recipe_is_named(tmp_path: Path, text: str) -> None:
+    (tmp_path / "mine.yaml").write_text(text)
+    with pytest.raises(TrainingError, match=r"(mine|nowhere)\.yaml"):
+        load_config(tmp_path / "mine.yaml", Recipe)
 
 
 def test_a_missing_backbone_is_named_with_its_source() -> None:

@@ -56,6 +56,12 @@ def trained(recipe: dict) -> dict[str, Tensor]:
     return tensors
 
 
+def exported(recipe: dict) -> dict[str, Tensor]:
+    """The finished variant's adapters, which are the averaged ones."""
+    files = sorted(Path(recipe["run"]).glob("*_adapter/*.safetensors"))
+    return {f"{file.parent.name}.{name}": tensor for file in files for name, tensor in load_file(file).items()}
+
+
 def losses(output: str) -> dict[str, str]:
     """What was said of each step, without the time."""
     lines = [line.split("  ") for line in output.splitlines() if line.startswith("step ")]
@@ -77,6 +83,7 @@ def test_a_killed_run_goes_on_to_the_same_bits(tmp_path: Path) -> None:
     assert "resumed at step 10" in rest
     assert losses(whole) == losses(first) | losses(rest)
     assert equal(trained(straight), trained(killed))
+    assert equal(exported(straight), exported(killed))
 
 
 def test_sigterm_saves_the_step_in_flight(tmp_path: Path) -> None:
@@ -116,7 +123,7 @@ def test_processes_that_do_not_know_of_each_other_are_refused(tmp_path: Path) ->
     assert "ACCELERATE_USE_CPU=true" in alone.stderr
 
 
-def test_a_run_folder_is_not_shared_by_two_recipes(tmp_path: Path) -> None:
+def test_a_run_folder_is_not_shared_by_two_recipes_but_its_variant_may_be_renamed(tmp_path: Path) -> None:
     recipe = tiny_recipe(tmp_path, steps=1)
     finish(start(write_recipe(recipe)))
     recipe["weights"] = {"mse": 7}
@@ -124,6 +131,11 @@ def test_a_run_folder_is_not_shared_by_two_recipes(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "holds another recipe's run (weights)" in said
+    del recipe["weights"]
+    recipe["variant"]["license"] = "CC0-1.0"
+    finish(start(write_recipe(recipe), *TRAIN, "--export-only"))
+    assert json.loads((Path(recipe["run"]) / "variant.json").read_text())["license"] == "CC0-1.0"
+    assert "CC0-1.0" in (Path(recipe["run"]) / "README.md").read_text()
 
 
 @pytest.mark.parametrize("keep", [1, 2])

@@ -12,6 +12,7 @@ from pydantic import ValidationError
 from torch import Tensor, nn
 
 from model import OMGSRPipeline
+from model.errors import ModelFilesError
 from model.schedule import DDPMSchedule, FlowSchedule
 from model.train.base import main as train_base
 from model.train.config import Stage
@@ -70,6 +71,14 @@ def test_the_trained_adapters_serve_as_they_trained(tmp_path: Path, letter: str)
     served = pipe.decode(pipe.predict(pipe.encode(x)))
     assert (served - trained.clamp(-1, 1)).abs().max() <= 0.02  # adapters are stored in float16
     assert all(adapter.dtype == torch.float32 for adapter in omgsr.adapters().values())
+
+
+def test_adapters_of_another_rank_are_no_start(tmp_path: Path) -> None:
+    fields = tiny_recipe(tmp_path)
+    build(Recipe.model_validate(fields), torch.device("cpu")).save_adapters(tmp_path)
+    fields["adapters"] = {"encoder_rank": 4, "denoiser_rank": 8, "start": str(tmp_path)}
+    with pytest.raises(ModelFilesError, match=r"rank 4 .* asks for rank 8.*denoiser_rank"):
+        build(Recipe.model_validate(fields), torch.device("cpu"))
 
 
 @pytest.mark.parametrize("muon", [None, 1e-2])

@@ -14,6 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from model.analysis.metrics import Judges, NotRun, Score
+from model.errors import DataError
 from model.pipeline import OMGSRPipeline, to_pixels
 from model.plan import output_size
 
@@ -24,7 +25,7 @@ NAMES_TOLD = 20
 T = TypeVar("T")
 
 
-class UnfitImages(ValueError):
+class UnfitImages(DataError):
     """The images cannot be compared; the message names them and says what would fit."""
 
 

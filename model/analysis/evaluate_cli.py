@@ -1,10 +1,8 @@
 """`omgsr evaluate`. What is heavy is imported inside the command, so that `--help` is quick."""
 
-import sys
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, NoReturn
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -12,7 +10,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from model.analysis.published import Dataset
-from model.errors import ModelFilesError
+from model.console import errors_told, fail, stderr
 
 if TYPE_CHECKING:
     from model.analysis.evaluate import Method, Outcome, Pair
@@ -20,8 +18,6 @@ if TYPE_CHECKING:
     from model.analysis.report import Evaluation
 
 WIDE = 1000  # columns: more than any table needs
-
-_err = Console(stderr=True, highlight=False)
 
 
 def evaluate(  # noqa: PLR0917 — each is an option of the command line
@@ -46,13 +42,13 @@ def evaluate(  # noqa: PLR0917 — each is an option of the command line
 
     Writes per_image.csv, summary.csv, report.md, contact_sheet.png and images/ to the folder --out.
     """
-    with _errors_told():
+    with errors_told():
         from model.analysis.evaluate import by_bicubic, by_files, find_pairs
         from model.analysis.metrics import find_judges
         from model.analysis.report import Evaluation
 
         if (model and images) or not (model or images or baseline):
-            _fail("Give a --model or a folder of --images (or a --baseline alone).")
+            fail("Give a --model or a folder of --images (or a --baseline alone).")
         on = _pick(device)
         pairs = find_pairs(lq, hq)
         methods = [_of_model(model, out / "images", color_fix, on)] if model else []
@@ -82,7 +78,7 @@ def _run(methods: "Sequence[Method]", pairs: "Sequence[Pair]", judges: "Judges")
 
     outcomes = []
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    with Progress(*columns, TimeRemainingColumn(), console=_err) as bar:
+    with Progress(*columns, TimeRemainingColumn(), console=stderr) as bar:
         images = bar.add_task("evaluating", total=len(methods) * len(pairs))
         for method in methods:
             bar.update(images, description=escape(method.name))
@@ -113,20 +109,5 @@ def _pick(device: str) -> str:
     if device == "auto":
         return "cuda" if found else "cpu"
     if device.startswith("cuda") and not found:
-        _fail("There is no GPU here that torch can use: choose --device cpu.")
+        fail("There is no GPU here that torch can use: choose --device cpu.")
     return device
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    from model.analysis.evaluate import UnfitImages
-
-    try:
-        yield
-    except (UnfitImages, ModelFilesError) as error:
-        _fail(f"{str(error)[:1].upper()}{str(error)[1:]}.")
-
-
-def _fail(detail: str) -> NoReturn:
-    _err.print(f"[bold red]error:[/] {escape(detail)}", soft_wrap=True)
-    sys.exit(1)

@@ -6,6 +6,8 @@ from typing import Any, Self, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, PositiveFloat, PositiveInt, model_validator
 
+from model.errors import TrainingError
+
 
 class Strict(BaseModel):
     """A frozen model: an unknown field is an error, not a silent default."""
@@ -50,7 +52,7 @@ Config = TypeVar("Config", bound=Strict)
 
 
 def load_config(path: Path, kind: type[Config]) -> Config:
-    """Reads the YAML file at ``path`` as a ``kind``; pydantic's error names each bad field.
+    """Reads the YAML file at ``path`` as a ``kind``; pydantic's error names each bad field, TrainingError a bad file.
 
     ``extends: OTHER.yaml``, beside it, is read first: fields given here replace its fields, one by one.
     """
@@ -58,7 +60,12 @@ def load_config(path: Path, kind: type[Config]) -> Config:
 
 
 def _read(path: Path) -> dict[str, Any]:
-    fields: dict[str, Any] = yaml.safe_load(path.read_text())
+    try:
+        fields: dict[str, Any] | None = yaml.safe_load(path.read_text())
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise TrainingError(f"{path} cannot be read as YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise TrainingError(f"{path} holds no fields: it must be a YAML mapping")
     other = fields.pop("extends", None)
     return fields if other is None else _merged(_read(path.parent / other), fields)
 

@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from pydantic import AfterValidator, Field
 from torch import Tensor
 
+from model.bicubic import bicubic
 from model.train import kernels
 from model.train.config import Strict
 from model.train.draw import Draw, PositiveRange, Range, sum_to_one
-from model.train.enlarge import enlarge
 from model.train.jpeg import jpeg
 from model.train.noise import poisson_noise
 
@@ -88,7 +88,8 @@ def degrade(x: Tensor, seeds: Sequence[int], config: Degradation) -> Tensor:
 
 def upsample(small: Tensor, scale: int) -> Tensor:
     """The network's input: Pillow's bicubic enlargement, on the 8-bit grid; [B,3,h,w] → [B,3,scale·h,scale·w]."""
-    return enlarge(((small.clamp(-1, 1) + 1) * 127.5).round(), scale).to(small.dtype) / 127.5 - 1
+    height, width = small.shape[-2:]
+    return bicubic((small.clamp(-1, 1) + 1) / 2, (scale * width, scale * height)) * 2 - 1
 
 
 class _Ending(NamedTuple):

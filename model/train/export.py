@@ -9,7 +9,7 @@ from model.files import base_sha256, file_sha256
 from model.train.omgsr import Omgsr
 from model.train.recipe import Recipe
 from model.train.resume import Position
-from model.variant import PROMPT, Base, Prompt, Variant
+from model.variant import FILE, PROMPT, Base, Prompt, Variant
 
 CARD = "README.md"
 
@@ -17,6 +17,7 @@ CARD = "README.md"
 def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
     """Make `recipe.run` a variant; its base is a link, so that the folder serves where it lies."""
     folder, fields = recipe.run, recipe.variant
+    (folder / FILE).unlink(missing_ok=True)  # written last: a folder without it is no variant, an earlier one neither
     omgsr.save_adapters(folder)
     shutil.copyfile(recipe.prompt, folder / PROMPT)
     _link(folder / "base", recipe.base)
@@ -40,7 +41,7 @@ def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
         license=fields.license,
     )
     (folder / CARD).write_text(card(recipe, variant, position))
-    variant.write(folder)  # last: a folder without it is no variant yet
+    variant.write(folder)
     return variant
 
 
@@ -57,6 +58,7 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
         "prompt": variant.prompt.text or "empty",
         "data": f"{sources}, crops of {recipe.crop} px, Real-ESRGAN degradation",
         "objective": terms,
+        "backbones": _backbones(recipe),
         "steps": f"{position.step} of {opt.batch * opt.accumulate} pairs a process, {position.seconds / 3600:.2f} h",
         "optimizer": f"AdamW, {opt.lr:g} (encoder × {opt.encoder_lr_factor:g}), {opt.schedule}, EMA {opt.ema:g}",
         "licence": variant.license,
@@ -64,6 +66,17 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
     metrics = "Not measured yet: `omgsr evaluate --lq DIR --hq DIR --model FOLDER` gives the figures."
     return "\n".join([f"# {variant.name}", "", "| | |", "|---|---|", *lines, "", "## Measured", metrics, ""])
+
+
+def _backbones(recipe: Recipe) -> str:
+    """The networks that judge: a distance on MobileNetV2 is not LPIPS, and the card must not let it seem so."""
+    weights = recipe.weights
+    judges = {
+        "perceptual": recipe.perceptual.kind if weights.perceptual else "",
+        "structure": "vgg16" if weights.structure else "",
+        "gan": recipe.critic.kind if weights.gan else "",
+    }
+    return ", ".join(f"{kind} ({term})" for term, kind in judges.items() if kind) or "none"
 
 
 def _link(place: Path, base: Path) -> None:

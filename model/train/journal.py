@@ -20,7 +20,9 @@ class Journal:
 
     def __init__(self, recipe: Recipe, position: Position, accelerator: Accelerator) -> None:
         self.keeping, self.position, self.main = recipe.keeping, position, accelerator.is_main_process
-        self.writer = SummaryWriter(str(recipe.run / "tensorboard")) if self.main else None
+        # A killed run has told of steps that its next part goes through again.
+        purge = position.step + 1
+        self.writer = SummaryWriter(str(recipe.run / "tensorboard"), purge_step=purge) if self.main else None
         self.console = Console(highlight=False)
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
         self.progress = Progress(*columns, console=self.console, disable=not self.main or not self.console.is_terminal)
@@ -37,8 +39,8 @@ class Journal:
         if self.writer is not None:
             self.writer.close()
 
-    def tell(self, losses: dict[str, float], images: tuple[Tensor, ...], lr: float) -> None:
-        """After a step: its losses, its images (x_L, x_P, x_H) [B,3,H,W] in [-1,1], and the learning rate."""
+    def tell(self, losses: dict[str, float], images: dict[str, Tensor], lr: float) -> None:
+        """After a step: its losses, its images [B,3,H,W] in [-1,1] by name, and the learning rate."""
         self.progress.update(self.task, completed=self.position.step)
         if self.writer is None:
             return
@@ -50,5 +52,5 @@ class Journal:
             minutes = self.position.seconds / 60
             self.progress.console.print(f"step {step}  {minutes:.1f} min  {terms}", soft_wrap=True)
         if step % self.keeping.panels == 0:
-            for name, batch in zip(("LQ", "SR", "HQ"), images, strict=True):
+            for name, batch in images.items():
                 self.writer.add_images(name, (batch[:PANEL_ROWS].float().clamp(-1, 1) + 1) / 2, step)

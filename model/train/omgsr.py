@@ -105,7 +105,7 @@ class Omgsr(nn.Module):
         self.encoder.requires_grad_(False)
 
     def load_adapters(self, folder: Path) -> None:
-        """Go on from the adapters of a variant. Raises ModelFilesError if they do not fit, or are of other ranks."""
+        """Go on from the adapters of a variant. Raises ModelFilesError unless they fit, in rank and scale too."""
         restore_adapter(self.encoder, find_adapter(folder, VAE_ADAPTER))
         restore_adapter(self.network, find_adapter(folder, DENOISER_ADAPTER))
 

@@ -7,8 +7,9 @@ from PIL import Image
 from torch import Tensor
 
 from model.train.config import load_config
-from model.train.data import Crops, PhotoSet, as_images
-from model.train.degradation import Degradation, degrade, upsample
+from model.train.data import Crops, PhotoSet
+from model.train.degradation import Degradation
+from model.train.pairs import Pairs
 from model.train.recipe import Recipe
 
 GAP = 8  # white pixels around each picture
@@ -16,9 +17,7 @@ GAP = 8  # white pixels around each picture
 
 def contact_sheet(crops: Crops, degradation: Degradation, count: int) -> Tensor:
     """[H,W,3] uint8: the first ``count`` pairs as rows, the enlarged LQ at the left and the HQ at the right."""
-    samples = [crops[number] for number in range(count)]
-    x_h = as_images(torch.stack([sample.x_h for sample in samples]))
-    x_l = upsample(degrade(x_h, [sample.seed for sample in samples], degradation), degradation.scale)
+    x_l, x_h = next(Pairs(crops, degradation, count).stream(0))
     pairs = torch.nn.functional.pad(torch.stack([x_l, x_h], 1), [GAP // 2] * 4, value=1)
     sheet = torch.cat([torch.cat(list(pair), 2) for pair in pairs], 1)
     framed = torch.nn.functional.pad(sheet, [GAP // 2] * 4, value=1)

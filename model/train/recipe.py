@@ -75,7 +75,7 @@ class Optimization(Strict):
     base_dtype: Literal["float32", "bfloat16"] = Field(default="float32", description="of the frozen base's weights")
     checkpoint_activations: bool = Field(default=False, description="recompute activations, for less memory")
     workers: int = Field(default=0, ge=0, description="processes that read photos, for each training process")
-    seed: int = 0
+    seed: int = Field(default=0, ge=0)
 
 
 class Keeping(Strict):
@@ -110,7 +110,7 @@ class Recipe(Strict):
     data: Data
     crop: int = Field(gt=0, multiple_of=16, description="side of the training images, in pixels")
     degradation: Degradation = Degradation()
-    mid_timestep: int | None = Field(default=None, ge=0, description="null: measured by the SNR criterion")
+    mid_timestep: int | None = Field(default=None, ge=0, lt=1000, description="null: measured by the SNR criterion")
     adapters: Adapters = Adapters()
     weights: Weights = Weights()
     perceptual: Perceptual = Perceptual()
@@ -121,6 +121,8 @@ class Recipe(Strict):
 
     @model_validator(mode="after")
     def _something_to_learn(self) -> Self:
-        if not (self.weights.pixels or self.weights.ldr or self.weights.latent):
-            raise ValueError("weights: every term is 0, so there is nothing to learn")
+        if not (self.weights.pixels or self.weights.latent):
+            raise ValueError("weights: no term looks at what the denoiser makes (ldr does not), so it learns nothing")
+        if self.crop % self.degradation.scale:
+            raise ValueError(f"crop: must be a multiple of degradation.scale, {self.degradation.scale}")
         return self

@@ -50,7 +50,8 @@ class Checkpoints:
             return
         partial = target.with_suffix(PARTIAL)
         if self.accelerator.is_main_process:
-            shutil.rmtree(partial, ignore_errors=True)
+            for broken in self.folder.glob(f"*{PARTIAL}"):  # of a run that was killed while it saved
+                shutil.rmtree(broken)
             partial.mkdir(parents=True)
         self.accelerator.wait_for_everyone()
         self.accelerator.save_state(str(partial))

@@ -41,7 +41,7 @@ def train(path: Path, *, export_only: bool = False) -> str:
     with accelerator.main_process_first():
         omgsr.settle(settled_timestep(recipe, omgsr, pairs))
     trainer = Trainer(recipe, omgsr, pairs, accelerator)
-    if export_only and not trainer.checkpoints.resume():
+    if export_only and not trainer.resume():
         raise TrainingError(f"{recipe.run} has no checkpoint to export: train first")
     finished = export_only or trainer.run()
     if not accelerator.is_main_process:
@@ -88,13 +88,13 @@ def build(recipe: Recipe, device: torch.device) -> Omgsr:
 def settled_timestep(recipe: Recipe, omgsr: Omgsr, pairs: Pairs) -> int:
     """The recipe's mid-timestep, or the one measured by the SNR criterion; kept in the run's folder from then on.
 
-    Raises TrainingError if the folder belongs to another recipe.
+    Raises TrainingError if the folder belongs to another recipe: one that would train otherwise.
     """
     place = recipe.run / RECIPE
     asked = recipe.model_dump(mode="json", exclude={"keeping": True, "optimization": {"steps"}})
     if place.is_file():
         kept = json.loads(place.read_text())
-        changed = sorted(name for name in asked if asked[name] != kept["recipe"].get(name))
+        changed = sorted(name for name in asked if name != "variant" and asked[name] != kept["recipe"].get(name))
         if changed:
             raise TrainingError(f"{recipe.run} holds another recipe's run ({', '.join(changed)}): name another `run`")
         return int(kept["mid_timestep"])

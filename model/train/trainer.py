@@ -54,7 +54,7 @@ class Trainer:
 
     def run(self) -> bool:
         """Train from the last checkpoint; True at the end, False where a signal stopped it (and all is saved)."""
-        if self.checkpoints.resume():
+        if self.resume():
             self.accelerator.print(f"resumed at step {self.position.step}")
         self.batches = self.pairs.stream(self._index(0), self.accelerator.num_processes)
         keeping, steps = self.recipe.keeping, self.recipe.optimization.steps
@@ -66,8 +66,15 @@ class Trainer:
                 journal.tell(losses, panel, float(self.schedulers[0].get_last_lr()[-1]))
                 if self.position.step % keeping.save == 0 and self.position.step < steps:
                     self.checkpoints.save(self.position.step)
-        self.checkpoints.save(self.position.step)
+            self.checkpoints.save(self.position.step)  # still deaf to signals: launchers and people send them twice
         return self.position.step >= steps
+
+    def resume(self) -> bool:
+        """Load the last checkpoint; False if there is none."""
+        found = self.checkpoints.resume()
+        if found and self.average is not None:
+            self.average.to(self.accelerator.device)  # accelerate loads what it does not know onto the CPU
+        return found
 
     def exported(self) -> Omgsr:
         """The network to export: with averaged adapters where the recipe averages."""
@@ -76,7 +83,7 @@ class Trainer:
         unwrapped: Omgsr = self.accelerator.unwrap_model(self.omgsr)
         return unwrapped
 
-    def _step(self) -> tuple[dict[str, float], tuple[Tensor, ...]]:
+    def _step(self) -> tuple[dict[str, float], dict[str, Tensor]]:
         """One step of each optimizer. Returns the losses of the last micro-step and its images, for the journal."""
         losses: dict[str, Tensor] = {}
         for micro in range(self.recipe.optimization.accumulate):
@@ -90,7 +97,9 @@ class Trainer:
             scheduler.step()
         if self.average is not None:
             self.average.step(self.adapters.values())
-        images = (x_l, restored.x_p.detach() if restored.x_p is not None else x_l, x_h)
+        images = {"LQ": x_l, "HQ": x_h}
+        if restored.x_p is not None:
+            images["SR"] = restored.x_p.detach()
         return {name: loss.item() for name, loss in losses.items()}, images
 
     def _index(self, micro: int) -> int:
@@ -138,8 +147,9 @@ class Trainer:
         bad = [name for name, loss in losses.items() if not torch.isfinite(loss)]
         if bad:
             raise TrainingError(
-                f"step {self.position.step + 1}: {', '.join(bad)} is not finite. The last checkpoint is good: lower "
-                "optimization.lr, or set optimization.precision to 'no', and run again from it."
+                f"step {self.position.step + 1}: {', '.join(bad)} is not finite; nothing of this step was kept. Lower "
+                "optimization.lr, or set optimization.precision to 'no', and name another `run`. To go on from this "
+                "run's last checkpoint, first `omgsr train --export-only` it and name it in adapters.start."
             )
 
     def _stop_asked(self) -> bool:

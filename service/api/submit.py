@@ -1,7 +1,6 @@
 """The one way a photo becomes a job: REST and gRPC both come through here."""
 
 import asyncio
-import math
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -12,10 +11,10 @@ from pathlib import PurePath
 import structlog
 from pydantic import ValidationError
 
-from model.plan import output_size, processed_size
-from service.errors import BadOption, TooManyPixels, Unavailable, UnknownModel
-from service.images import check_side, inspect
+from service.errors import BadOption, Unavailable, UnknownModel
+from service.images import inspect
 from service.job import Job, JobStatus, UpscaleOptions, VariantInfo
+from service.limits import check_result
 from service.queue.blobs import BlobStore, input_key
 from service.queue.queue import Queue
 from service.settings import Settings
@@ -99,7 +98,8 @@ class Admission:
         width, height = await loop.run_in_executor(
             self._decoders, lambda: inspect(data, max_pixels=self.settings.max_input_pixels)
         )
-        self._check_result(width, height, options, variant)
+        max_pixels = self.settings.max_output_pixels
+        check_result((width, height), options.scale, options.format, variant.process_size, max_pixels)
         job_id = uuid.uuid4().hex
         job = Job(
             id=job_id,
@@ -137,21 +137,6 @@ class Admission:
         for task in self._watched:
             task.cancel()
         self._decoders.shutdown(wait=False, cancel_futures=True)
-
-    def _check_result(self, width: int, height: int, options: UpscaleOptions, variant: VariantInfo) -> None:
-        limit = self.settings.max_output_pixels
-        out_width, out_height = output_size((width, height), options.scale)
-        if out_width * out_height > limit:
-            raise TooManyPixels(
-                f"The result would be {out_width}×{out_height} pixels; this server makes at most {limit:,}."
-            )
-        if math.prod(processed_size((out_width, out_height), variant.process_size)) > limit:
-            raise TooManyPixels(
-                f"The image is {width}×{height}, too long a strip for {variant.name}, "
-                f"which works at {variant.process_size} pixels on the short side.",
-                "Cut the image into shorter pieces.",
-            )
-        check_side(options.format, out_width, out_height)
 
     def _watch(self, job: Job) -> asyncio.Task[JobStatus]:
         """Wait for the job's end beside whoever asked for it, and count it: each job once, whoever fetches it."""
