@@ -71,7 +71,7 @@ def test_a_backbone_gives_its_maps_and_a_gradient_to_the_image_alone(
     assert all(not p.requires_grad and p.grad is None for p in network.parameters())
     with torch.no_grad():
         alone = network(images[1:2])
-    assert all(torch.allclose(one[1:2], single, atol=1e-5) for one, single in zip(maps, alone, strict=True))
+    assert all(torch.allclose(one[1:2], single, rtol=1e-3, atol=1e-4) for one, single in zip(maps, alone, strict=True))
 
 
 def test_vgg16_is_its_table_of_layers(folder: Path) -> None:
