@@ -24,7 +24,7 @@ from model.train.train import train
 
 ROOT = Path(__file__).parent.parent
 PHOTOS = ROOT / "tests" / "data" / "photos"
-METRICS = ("PSNR", "SSIM", "EffLite0", "NIQE")
+METRICS = ("psnr", "ssim", "efflite0", "niqe")
 
 
 def trained(recipe: Path, run: Path, t: int | None, seed: int, steps: int) -> Path:
