@@ -7,11 +7,19 @@
     │   ├── Truncated         422
     │   ├── TooManyPixels     413
     │   ├── BadOption         422
+    │   ├── KeyReused         422
     │   └── UnknownModel      404 NOT_FOUND
+    ├── Unauthenticated       401 UNAUTHENTICATED
     ├── TooManyBytes          413 INVALID_ARGUMENT
+    ├── TooManyRequests       429 RESOURCE_EXHAUSTED, with the seconds after which to retry
+    │   ├── QueueFull
+    │   ├── ShareFull
+    │   ├── StorageFull
+    │   └── RateExceeded
     ├── JobNotFound           404 NOT_FOUND
     ├── NotReady              409 FAILED_PRECONDITION
     ├── Cancelled             409 CANCELLED
+    ├── DeadlinePassed        504 DEADLINE_EXCEEDED
     ├── ProcessingFailed      500 INTERNAL
     └── Unavailable           503 UNAVAILABLE
 
@@ -30,9 +38,10 @@ class ServiceError(Exception):
     title = "Internal error"
     advice = "Retry; if it persists, give the operator this answer's X-Request-Id."
 
-    def __init__(self, detail: str, advice: str | None = None) -> None:
+    def __init__(self, detail: str, advice: str | None = None, *, retry_after_s: int | None = None) -> None:
         super().__init__(detail)
         self.detail = detail
+        self.retry_after_s = retry_after_s
         if advice is not None:
             self.advice = advice
 
@@ -50,6 +59,7 @@ class ServiceError(Exception):
             grpc_code=self.grpc_code,
             detail=self.detail,
             advice=self.advice,
+            retry_after_s=self.retry_after_s,
         )
 
 
@@ -100,6 +110,14 @@ class BadOption(BadRequest):
     title = "Bad option"
 
 
+class KeyReused(BadRequest):
+    """The idempotency key belongs to another file or to other options."""
+
+    status = 422
+    title = "Idempotency key reused"
+    advice = "Use a new key for a new request; repeat a request with the key only as it was."
+
+
 class UnknownModel(BadRequest):
     """No worker serves a variant of that name."""
 
@@ -108,12 +126,52 @@ class UnknownModel(BadRequest):
     advice = "GET /v1/models lists the models that are served."
 
 
+class Unauthenticated(ServiceError):
+    """The server wants an API key, and this is none that it knows."""
+
+    status, grpc_code = 401, "UNAUTHENTICATED"
+    title = "API key needed"
+    advice = "Send a valid key: the header `Authorization: Bearer KEY`, in gRPC the metadata `authorization`."
+
+
 class TooManyBytes(ServiceError):
     """The upload is larger than this server allows."""
 
     status, grpc_code = 413, "INVALID_ARGUMENT"
     title = "Upload too large"
     advice = "Send a smaller file, or compress it (JPEG, WebP)."
+
+
+class TooManyRequests(ServiceError):
+    """The service has as much to do, or to keep, as it will take."""
+
+    status, grpc_code = 429, "RESOURCE_EXHAUSTED"
+    title = "Too many requests"
+    advice = "Retry after the seconds that the answer names (the header Retry-After)."
+
+
+class QueueFull(TooManyRequests):
+    """As many jobs wait as may wait."""
+
+    title = "The queue is full"
+
+
+class ShareFull(TooManyRequests):
+    """As many of this client's jobs wait, or are under way, as one client may have."""
+
+    title = "Too many jobs of one client"
+
+
+class StorageFull(TooManyRequests):
+    """Files and results fill the space that they may take."""
+
+    title = "The store is full"
+
+
+class RateExceeded(TooManyRequests):
+    """The API key's requests per minute are used up."""
+
+    title = "Too many requests of one key"
 
 
 class JobNotFound(ServiceError):
@@ -138,6 +196,14 @@ class Cancelled(ServiceError):
     status, grpc_code = 409, "CANCELLED"
     title = "Cancelled"
     advice = "Send the photo again if it is still wanted."
+
+
+class DeadlinePassed(ServiceError):
+    """The job's deadline came before its result."""
+
+    status, grpc_code = 504, "DEADLINE_EXCEEDED"
+    title = "Deadline passed"
+    advice = "Allow more time, or send the photo again when the service is less busy."
 
 
 class ProcessingFailed(ServiceError):

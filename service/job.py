@@ -1,12 +1,18 @@
 """All that crosses Redis: small frozen messages, JSON on the wire, one version number."""
 
 from enum import StrEnum
-from typing import Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
 
 ColorFix = Literal["adain", "wavelet", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif"]
+Metadata = Literal["keep", "strip"]
+BitDepth = Annotated[Literal[8, 16], BeforeValidator(lambda given: {"8": 8, "16": 16}.get(given, given))]
+"""Options come as texts too."""
+
+DEVICE_STAGES = ("encode", "predict", "decode")
+"""The stages of `Result.seconds` that are the device's own time."""
 
 
 class Message(BaseModel):
@@ -39,6 +45,7 @@ class Problem(Message):
     grpc_code: str = Field(description="name of the gRPC status code")
     detail: str
     advice: str = Field(description="what to do about it")
+    retry_after_s: int | None = Field(None, description="seconds after which the same request is likely to be taken")
 
 
 class UpscaleOptions(Message):
@@ -52,7 +59,18 @@ class UpscaleOptions(Message):
     color_fix: ColorFix | None = Field(None, description="empty: the variant's own default")
     format: OutputFormat = "png"
     quality: int = Field(95, ge=1, le=100, description="of JPEG, WebP and AVIF")
+    depth: BitDepth = Field(8, description="bits per sample of the result; 16 needs format=png")
+    metadata: Metadata = Field("keep", description="EXIF of the photo: keep, or strip; its colour profile always stays")
     priority: int = Field(0, ge=-10, le=10, description="higher goes first")
+    deadline_s: float | None = Field(
+        None, gt=0, le=86_400, description="seconds from now after which the result is wanted no more"
+    )
+
+    @model_validator(mode="after")
+    def _deep_enough(self) -> Self:
+        if self.depth == 16 and self.format != "png":
+            raise ValueError("depth: 16 bits per sample need format=png")
+        return self
 
 
 class Job(Message):
@@ -65,8 +83,15 @@ class Job(Message):
     height: int = Field(description="pixels, EXIF orientation applied")
     input_key: str = Field(description="blob key of the file as uploaded")
     filename: str = Field("", description="the client's name for the file, without folders")
-    client: str = "anonymous"
+    cost: float = Field(1.0, gt=0, description="megapixels that the device will work on, of all stages")
+    client: str = Field("anonymous", description="name of the API key, or the peer's address where there are no keys")
+    weight: float = Field(1.0, gt=0, description="the client's share of a busy service, against other clients'")
+    idempotency_key: str = Field("", description="the client's own name for this job; a second submit joins the first")
+    digest: str = Field("", description="SHA-256 of the file and the options: what may share an idempotency key")
+    bytes: int = Field(0, ge=0, description="of the file as uploaded")
+    attended: bool = Field(False, description="dropped when nobody has asked for it for a while (`Queue.attend`)")
     request_id: str = ""
+    traceparent: str = Field("", description="W3C trace context of the request")
 
 
 class Result(Message):
@@ -93,8 +118,17 @@ class JobStatus(Message):
     created_at: float
     started_at: float | None = None
     finished_at: float | None = None
+    eta_s: float | None = Field(None, description="seconds to the end by the learned cost; None: not known, or ended")
     result: Result | None = None
     error: Problem | None = None
+
+
+class Receipt(Message):
+    """What came of a submit."""
+
+    job_id: str = Field(description="the job's, or that of the job it joined by its idempotency key")
+    position: int = Field(description="0 is next")
+    joined: bool = Field(False, description="the key was known: nothing new was put in line")
 
 
 class Event(Message):
@@ -131,3 +165,4 @@ class VariantInfo(Message):
     process_size: int = Field(description="pixels: the short side is worked on at no less")
     license: str
     color_fix: ColorFix
+    seconds_per_megapixel: float | None = Field(None, description="of device time, as measured of late")

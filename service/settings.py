@@ -17,6 +17,18 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="address that REST and gRPC listen on")
     port: int = Field(8000, description="REST port; 0 picks a free one")
     grpc_port: int = Field(50051, description="gRPC port; 0 picks a free one")
+    admin_host: str = Field("127.0.0.1", description="address of the API's admin listener")
+    admin_port: int | None = Field(
+        None, description="the API's admin listener: /metrics, dead letters; 0 picks a free one, empty: none"
+    )
+    worker_port: int | None = Field(
+        None, description="a worker's own listener on admin_host: /livez, /readyz, /metrics; 0 picks one, empty: none"
+    )
+    tls_cert: Path | None = Field(None, description="PEM certificate chain; with tls_key REST and gRPC speak TLS")
+    tls_key: Path | None = Field(None, description="PEM key of tls_cert")
+    tls_client_ca: Path | None = Field(None, description="PEM; gRPC clients must show a certificate of it (mTLS)")
+    cors_origins: list[str] = Field([], description="origins whose pages may call REST from a browser; none by default")
+    api_keys: Path | None = Field(None, description="file of hashed API keys (`omgsr keys`); empty: none is asked for")
 
     state_dir: Path = Field(Path("var"), description="embedded server's socket and data, blobs")
     redis_url: str | None = Field(
@@ -32,6 +44,9 @@ class Settings(BaseSettings):
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of the device thread; 0: torch's choice")
     max_batch: int = Field(4, ge=1, le=8, description="largest number of ops in one batch")
+    max_wait_ms: float = Field(20.0, ge=0, description="how long a ready op waits for others to fill its batch")
+    max_device_bytes: int = Field(0, ge=0, description="device memory for models and work; 0: what is free at start")
+    watchdog_s: float = Field(120.0, gt=0, description="one batch that takes longer makes the worker unhealthy")
     max_batch_pixels: int = Field(
         4_194_304, ge=1, description="largest sum of pixels in one batch of Encode or Decode; one op always runs"
     )
@@ -42,7 +57,12 @@ class Settings(BaseSettings):
     max_output_pixels: int = Field(16_777_216, ge=1, description="the mini takes about 800 bytes of memory for each")
 
     lease_s: float = Field(15.0, gt=0, description="a worker that is silent for so long loses its jobs")
-    max_attempts: int = Field(3, ge=1, description="deliveries before a job is failed")
+    max_attempts: int = Field(3, ge=1, description="deliveries before a job is failed and becomes a dead letter")
+    max_waiting: int = Field(5000, ge=1, description="jobs in line; more are refused with 429")
+    max_client_waiting: int = Field(2000, ge=1, description="jobs of one client in line")
+    max_stored_bytes: int = Field(20 * 2**30, ge=1, description="files and results kept at once")
+    attend_s: float = Field(30.0, gt=0, description="a job whose asker's API process is silent for so long is dropped")
+    dead_ttl_s: float = Field(7 * 86_400.0, gt=0, description="how long dead letters and their files are kept")
     result_ttl_s: float = Field(3600.0, gt=0, description="how long finished jobs and their files are kept")
     drain_s: float = Field(30.0, ge=0, description="how long a stop waits for running work")
     log_level: str = "INFO"

@@ -25,31 +25,35 @@ _sym_db = _symbol_database.Default()
 from google.rpc import status_pb2 as google_dot_rpc_dot_status__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16omgsr/v1/upscale.proto\x12\x08omgsr.v1\x1a\x17google/rpc/status.proto\"\x83\x01\n\x0eUpscaleRequest\x12 \n\x05start\x18\x01 \x01(\x0b\x32\x0f.omgsr.v1.StartH\x00\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.omgsr.v1.ChunkH\x00\x12\"\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x10.omgsr.v1.CancelH\x00\x42\t\n\x07message\"\xe1\x01\n\x0fUpscaleResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.omgsr.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.omgsr.v1.ProgressH\x00\x12-\n\x0cresult_start\x18\x03 \x01(\x0b\x32\x15.omgsr.v1.ResultStartH\x00\x12 \n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x0f.omgsr.v1.ChunkH\x00\x12\"\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x10.omgsr.v1.FailedH\x00\x42\t\n\x07message\"\xde\x01\n\x05Start\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\x05scale\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08strength\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tcolor_fix\x18\x05 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x06 \x01(\t\x12\x0f\n\x07quality\x18\x07 \x01(\x05\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x13\n\x0btotal_bytes\x18\n \x01(\x04\x42\x08\n\x06_scaleB\x0b\n\t_strength\"5\n\x05\x43hunk\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08image_id\x18\x01 \x01(\t\">\n\x08\x41\x63\x63\x65pted\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\"T\n\x08Progress\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ntiles_done\x18\x03 \x01(\r\x12\x13\n\x0btiles_total\x18\x04 \x01(\r\"f\n\x0bResultStart\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x11\n\tmime_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\">\n\x06\x46\x61iled\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status2T\n\x0eUpscaleService\x12\x42\n\x07Upscale\x12\x18.omgsr.v1.UpscaleRequest\x1a\x19.omgsr.v1.UpscaleResponse(\x01\x30\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x16omgsr/v1/upscale.proto\x12\x08omgsr.v1\x1a\x17google/rpc/status.proto\"E\n\x13UpscaleImageRequest\x12 \n\x07options\x18\x01 \x01(\x0b\x32\x0f.omgsr.v1.Start\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\"f\n\x14UpscaleImageResponse\x12\x0e\n\x06job_id\x18\x01 \x01(\t\x12\x11\n\tmime_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x0c\n\x04\x64\x61ta\x18\x05 \x01(\x0c\"\x83\x01\n\x0eUpscaleRequest\x12 \n\x05start\x18\x01 \x01(\x0b\x32\x0f.omgsr.v1.StartH\x00\x12 \n\x05\x63hunk\x18\x02 \x01(\x0b\x32\x0f.omgsr.v1.ChunkH\x00\x12\"\n\x06\x63\x61ncel\x18\x03 \x01(\x0b\x32\x10.omgsr.v1.CancelH\x00\x42\t\n\x07message\"\xe1\x01\n\x0fUpscaleResponse\x12&\n\x08\x61\x63\x63\x65pted\x18\x01 \x01(\x0b\x32\x12.omgsr.v1.AcceptedH\x00\x12&\n\x08progress\x18\x02 \x01(\x0b\x32\x12.omgsr.v1.ProgressH\x00\x12-\n\x0cresult_start\x18\x03 \x01(\x0b\x32\x15.omgsr.v1.ResultStartH\x00\x12 \n\x05\x63hunk\x18\x04 \x01(\x0b\x32\x0f.omgsr.v1.ChunkH\x00\x12\"\n\x06\x66\x61iled\x18\x05 \x01(\x0b\x32\x10.omgsr.v1.FailedH\x00\x42\t\n\x07message\"\xa7\x02\n\x05Start\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05model\x18\x02 \x01(\t\x12\x12\n\x05scale\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\x15\n\x08strength\x18\x04 \x01(\x01H\x01\x88\x01\x01\x12\x11\n\tcolor_fix\x18\x05 \x01(\t\x12\x0e\n\x06\x66ormat\x18\x06 \x01(\t\x12\x0f\n\x07quality\x18\x07 \x01(\x05\x12\x10\n\x08priority\x18\x08 \x01(\x05\x12\x17\n\x0fidempotency_key\x18\t \x01(\t\x12\x13\n\x0btotal_bytes\x18\n \x01(\x04\x12\r\n\x05\x64\x65pth\x18\x0b \x01(\x05\x12\x10\n\x08metadata\x18\x0c \x01(\t\x12\x17\n\ndeadline_s\x18\r \x01(\x01H\x02\x88\x01\x01\x42\x08\n\x06_scaleB\x0b\n\t_strengthB\r\n\x0b_deadline_s\"5\n\x05\x43hunk\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0c\n\x04\x64\x61ta\x18\x02 \x01(\x0c\x12\x0c\n\x04last\x18\x03 \x01(\x08\"\x1a\n\x06\x43\x61ncel\x12\x10\n\x08image_id\x18\x01 \x01(\t\">\n\x08\x41\x63\x63\x65pted\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x0e\n\x06job_id\x18\x02 \x01(\t\x12\x10\n\x08position\x18\x03 \x01(\r\"T\n\x08Progress\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\r\n\x05state\x18\x02 \x01(\t\x12\x12\n\ntiles_done\x18\x03 \x01(\r\x12\x13\n\x0btiles_total\x18\x04 \x01(\r\"f\n\x0bResultStart\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\x11\n\tmime_type\x18\x02 \x01(\t\x12\r\n\x05width\x18\x03 \x01(\r\x12\x0e\n\x06height\x18\x04 \x01(\r\x12\x13\n\x0btotal_bytes\x18\x05 \x01(\x04\">\n\x06\x46\x61iled\x12\x10\n\x08image_id\x18\x01 \x01(\t\x12\"\n\x06status\x18\x02 \x01(\x0b\x32\x12.google.rpc.Status2\xa3\x01\n\x0eUpscaleService\x12\x42\n\x07Upscale\x12\x18.omgsr.v1.UpscaleRequest\x1a\x19.omgsr.v1.UpscaleResponse(\x01\x30\x01\x12M\n\x0cUpscaleImage\x12\x1d.omgsr.v1.UpscaleImageRequest\x1a\x1e.omgsr.v1.UpscaleImageResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'omgsr.v1.upscale_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_UPSCALEREQUEST']._serialized_start=62
-  _globals['_UPSCALEREQUEST']._serialized_end=193
-  _globals['_UPSCALERESPONSE']._serialized_start=196
-  _globals['_UPSCALERESPONSE']._serialized_end=421
-  _globals['_START']._serialized_start=424
-  _globals['_START']._serialized_end=646
-  _globals['_CHUNK']._serialized_start=648
-  _globals['_CHUNK']._serialized_end=701
-  _globals['_CANCEL']._serialized_start=703
-  _globals['_CANCEL']._serialized_end=729
-  _globals['_ACCEPTED']._serialized_start=731
-  _globals['_ACCEPTED']._serialized_end=793
-  _globals['_PROGRESS']._serialized_start=795
-  _globals['_PROGRESS']._serialized_end=879
-  _globals['_RESULTSTART']._serialized_start=881
-  _globals['_RESULTSTART']._serialized_end=983
-  _globals['_FAILED']._serialized_start=985
-  _globals['_FAILED']._serialized_end=1047
-  _globals['_UPSCALESERVICE']._serialized_start=1049
-  _globals['_UPSCALESERVICE']._serialized_end=1133
+  _globals['_UPSCALEIMAGEREQUEST']._serialized_start=61
+  _globals['_UPSCALEIMAGEREQUEST']._serialized_end=130
+  _globals['_UPSCALEIMAGERESPONSE']._serialized_start=132
+  _globals['_UPSCALEIMAGERESPONSE']._serialized_end=234
+  _globals['_UPSCALEREQUEST']._serialized_start=237
+  _globals['_UPSCALEREQUEST']._serialized_end=368
+  _globals['_UPSCALERESPONSE']._serialized_start=371
+  _globals['_UPSCALERESPONSE']._serialized_end=596
+  _globals['_START']._serialized_start=599
+  _globals['_START']._serialized_end=894
+  _globals['_CHUNK']._serialized_start=896
+  _globals['_CHUNK']._serialized_end=949
+  _globals['_CANCEL']._serialized_start=951
+  _globals['_CANCEL']._serialized_end=977
+  _globals['_ACCEPTED']._serialized_start=979
+  _globals['_ACCEPTED']._serialized_end=1041
+  _globals['_PROGRESS']._serialized_start=1043
+  _globals['_PROGRESS']._serialized_end=1127
+  _globals['_RESULTSTART']._serialized_start=1129
+  _globals['_RESULTSTART']._serialized_end=1231
+  _globals['_FAILED']._serialized_start=1233
+  _globals['_FAILED']._serialized_end=1295
+  _globals['_UPSCALESERVICE']._serialized_start=1298
+  _globals['_UPSCALESERVICE']._serialized_end=1461
 # @@protoc_insertion_point(module_scope)

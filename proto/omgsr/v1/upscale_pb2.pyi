@@ -6,6 +6,28 @@ from typing import ClassVar as _ClassVar, Optional as _Optional, Union as _Union
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class UpscaleImageRequest(_message.Message):
+    __slots__ = ("options", "data")
+    OPTIONS_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    options: Start
+    data: bytes
+    def __init__(self, options: _Optional[_Union[Start, _Mapping]] = ..., data: _Optional[bytes] = ...) -> None: ...
+
+class UpscaleImageResponse(_message.Message):
+    __slots__ = ("job_id", "mime_type", "width", "height", "data")
+    JOB_ID_FIELD_NUMBER: _ClassVar[int]
+    MIME_TYPE_FIELD_NUMBER: _ClassVar[int]
+    WIDTH_FIELD_NUMBER: _ClassVar[int]
+    HEIGHT_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    job_id: str
+    mime_type: str
+    width: int
+    height: int
+    data: bytes
+    def __init__(self, job_id: _Optional[str] = ..., mime_type: _Optional[str] = ..., width: _Optional[int] = ..., height: _Optional[int] = ..., data: _Optional[bytes] = ...) -> None: ...
+
 class UpscaleRequest(_message.Message):
     __slots__ = ("start", "chunk", "cancel")
     START_FIELD_NUMBER: _ClassVar[int]
@@ -31,7 +53,7 @@ class UpscaleResponse(_message.Message):
     def __init__(self, accepted: _Optional[_Union[Accepted, _Mapping]] = ..., progress: _Optional[_Union[Progress, _Mapping]] = ..., result_start: _Optional[_Union[ResultStart, _Mapping]] = ..., chunk: _Optional[_Union[Chunk, _Mapping]] = ..., failed: _Optional[_Union[Failed, _Mapping]] = ...) -> None: ...
 
 class Start(_message.Message):
-    __slots__ = ("image_id", "model", "scale", "strength", "color_fix", "format", "quality", "priority", "idempotency_key", "total_bytes")
+    __slots__ = ("image_id", "model", "scale", "strength", "color_fix", "format", "quality", "priority", "idempotency_key", "total_bytes", "depth", "metadata", "deadline_s")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     MODEL_FIELD_NUMBER: _ClassVar[int]
     SCALE_FIELD_NUMBER: _ClassVar[int]
@@ -42,6 +64,9 @@ class Start(_message.Message):
     PRIORITY_FIELD_NUMBER: _ClassVar[int]
     IDEMPOTENCY_KEY_FIELD_NUMBER: _ClassVar[int]
     TOTAL_BYTES_FIELD_NUMBER: _ClassVar[int]
+    DEPTH_FIELD_NUMBER: _ClassVar[int]
+    METADATA_FIELD_NUMBER: _ClassVar[int]
+    DEADLINE_S_FIELD_NUMBER: _ClassVar[int]
     image_id: str
     model: str
     scale: float
@@ -52,7 +77,10 @@ class Start(_message.Message):
     priority: int
     idempotency_key: str
     total_bytes: int
-    def __init__(self, image_id: _Optional[str] = ..., model: _Optional[str] = ..., scale: _Optional[float] = ..., strength: _Optional[float] = ..., color_fix: _Optional[str] = ..., format: _Optional[str] = ..., quality: _Optional[int] = ..., priority: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., total_bytes: _Optional[int] = ...) -> None: ...
+    depth: int
+    metadata: str
+    deadline_s: float
+    def __init__(self, image_id: _Optional[str] = ..., model: _Optional[str] = ..., scale: _Optional[float] = ..., strength: _Optional[float] = ..., color_fix: _Optional[str] = ..., format: _Optional[str] = ..., quality: _Optional[int] = ..., priority: _Optional[int] = ..., idempotency_key: _Optional[str] = ..., total_bytes: _Optional[int] = ..., depth: _Optional[int] = ..., metadata: _Optional[str] = ..., deadline_s: _Optional[float] = ...) -> None: ...
 
 class Chunk(_message.Message):
     __slots__ = ("image_id", "data", "last")

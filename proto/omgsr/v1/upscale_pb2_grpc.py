@@ -39,6 +39,11 @@ class UpscaleServiceStub:
                 request_serializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleRequest.SerializeToString,
                 response_deserializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleResponse.FromString,
                 _registered_method=True)
+        self.UpscaleImage = channel.unary_unary(
+                '/omgsr.v1.UpscaleService/UpscaleImage',
+                request_serializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleImageRequest.SerializeToString,
+                response_deserializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleImageResponse.FromString,
+                _registered_method=True)
 
 
 class UpscaleServiceServicer:
@@ -52,6 +57,14 @@ class UpscaleServiceServicer:
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
+    def UpscaleImage(self, request, context):
+        """One small image, whole in one message each way: quicker than a stream. The file and the result are at most 4 MiB;
+        larger ones are refused with OUT_OF_RANGE: send them over the stream. The call's deadline is the job's.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
 
 def add_UpscaleServiceServicer_to_server(servicer, server):
     rpc_method_handlers = {
@@ -59,6 +72,11 @@ def add_UpscaleServiceServicer_to_server(servicer, server):
                     servicer.Upscale,
                     request_deserializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleRequest.FromString,
                     response_serializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleResponse.SerializeToString,
+            ),
+            'UpscaleImage': grpc.unary_unary_rpc_method_handler(
+                    servicer.UpscaleImage,
+                    request_deserializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleImageRequest.FromString,
+                    response_serializer=omgsr_dot_v1_dot_upscale__pb2.UpscaleImageResponse.SerializeToString,
             ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
@@ -88,6 +106,33 @@ class UpscaleService:
             '/omgsr.v1.UpscaleService/Upscale',
             omgsr_dot_v1_dot_upscale__pb2.UpscaleRequest.SerializeToString,
             omgsr_dot_v1_dot_upscale__pb2.UpscaleResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def UpscaleImage(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/omgsr.v1.UpscaleService/UpscaleImage',
+            omgsr_dot_v1_dot_upscale__pb2.UpscaleImageRequest.SerializeToString,
+            omgsr_dot_v1_dot_upscale__pb2.UpscaleImageResponse.FromString,
             options,
             channel_credentials,
             insecure,
