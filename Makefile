@@ -2,17 +2,22 @@
 PYTHON ?= python3
 # The CUDA build on a GPU node, the CPU build where your package index or wheel folder offers one.
 TORCH  ?= torch==2.13.0
+SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_hostile_input.py tests/test_grpc_slow_reader.py tests/test_grpc_hostile.py
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: serve test check format lock proto clean
+.PHONY: serve test soak check format lock proto clean
 
 serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
 
 test: $(READY)  ## prove behaviour on real processes
 	$(BIN)/python -m pytest $(ARGS)
+
+soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, then docs/service-figures.md
+	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)
+	$(BIN)/python -m bench.service --full --out docs/service-figures.md
 
 check: $(READY)  ## format, lint, types, imports, dead code, dependencies, sizes, generated code
 	$(BIN)/ruff format --check .

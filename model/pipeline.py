@@ -145,9 +145,18 @@ class OMGSRPipeline:
         return self.vae.decode(z_p.to(self.device)).clamp(-1, 1)
 
     def upscale(
-        self, pixels: Tensor, *, scale: float = 4, strength: float = 1.0, color_fix: str | None = None
+        self,
+        pixels: Tensor,
+        *,
+        scale: float = 4,
+        strength: float = 1.0,
+        color_fix: str | None = None,
+        deep: bool = False,
     ) -> Steps:
-        """The whole way of one image [3,h,w] in [0,1] as a generator of ops, for a caller that batches (the Engine)."""
+        """The whole way of one image [3,h,w] in [0,1] as a generator of ops, for a caller that batches (the Engine).
+
+        `deep`: the image has more than 256 levels, and they are to be kept.
+        """
         return upscale(
             pixels.to(self.device, torch.float32),
             self.geometry,
@@ -155,6 +164,7 @@ class OMGSRPipeline:
             scale=scale,
             strength=strength,
             color_fix=color_fix or self.color_fix,
+            deep=deep,
         )
 
     @torch.no_grad()

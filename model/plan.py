@@ -3,8 +3,10 @@
 Sizes are (width, height) in pixels, tiles are boxes in latents (8 pixels each way).
 """
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Literal
 
 LATENT = 8
 """Pixels per latent, each way, in both families."""
@@ -12,7 +14,12 @@ LATENT = 8
 MAX_STAGE_SCALE = 4.0
 """A single stage is trained for 4×; what is asked beyond it is a second stage (figure 1)."""
 
+HELD_BYTES = 48
+"""Device memory per pixel that an image holds between its ops: four float32 pictures (its input and x_L; what it
+encodes, or has decoded; what comes of that)."""
+
 Size = tuple[int, int]
+Kind = Literal["encode", "predict", "decode"]
 
 
 @dataclass(frozen=True)
@@ -109,7 +116,58 @@ def _offsets(length: int, side: int, stride: int) -> Iterator[int]:
 
 def tile_count(size: Size, scale: float, geometry: Geometry) -> int:
     """How many predictions an image of `size` at `scale` will need."""
-    return sum(
-        max(1, len(tiles(stage.padded[1] // LATENT, stage.padded[0] // LATENT, geometry.tile, geometry.overlap)))
-        for stage in stages(size, scale, geometry)
-    )
+    return sum(work.count for work in works(size, scale, geometry) if work.kind == "predict")
+
+
+@dataclass(frozen=True)
+class Work:
+    """Ops of one kind and one shape that an image needs at once."""
+
+    kind: Kind
+    height: int
+    """Pixels, also of what is in latents."""
+    width: int
+    count: int = 1
+
+    @property
+    def pixels(self) -> int:
+        """Of one op."""
+        return self.height * self.width
+
+
+def works(size: Size, scale: float, geometry: Geometry) -> list[Work]:
+    """All that the device will do for an image of `size` at `scale`, in order."""
+    found = []
+    for stage in stages(size, scale, geometry):
+        width, height = stage.padded
+        boxes = tiles(height // LATENT, width // LATENT, geometry.tile, geometry.overlap)
+        tile_height, tile_width = (boxes[0].side * LATENT,) * 2 if boxes else (height, width)
+        found.append(Work("encode", height, width))
+        found.append(Work("predict", tile_height, tile_width, len(boxes) or 1))
+        found.append(Work("decode", height, width))
+    return found
+
+
+@dataclass(frozen=True)
+class BytesPerPixel:
+    """Device memory that a variant's networks take while they run, per pixel that they work on (measured at start)."""
+
+    encode: float
+    predict: float
+    decode: float
+
+
+def peak_bytes(work: Work, batch: int, each: BytesPerPixel) -> int:
+    """Device memory that a batch of such ops takes while it runs: pixels × batch × the kind's bytes per pixel."""
+    per_pixel: float = getattr(each, work.kind)
+    return math.ceil(work.pixels * batch * per_pixel)
+
+
+def held_bytes(planned: list[Work]) -> int:
+    """Device memory that an image holds from its first op to its last, besides what its ops take while they run."""
+    return HELD_BYTES * max(work.pixels for work in planned)
+
+
+def lone_bytes(planned: list[Work], each: BytesPerPixel) -> int:
+    """Device memory without which an image cannot be made at all: what it holds, and its largest op alone."""
+    return held_bytes(planned) + max(peak_bytes(work, 1, each) for work in planned)

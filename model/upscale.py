@@ -47,26 +47,36 @@ StepEquation = Callable[[Tensor, Tensor], Tensor]
 
 
 def upscale(
-    pixels: Tensor, geometry: Geometry, step: StepEquation, *, scale: float, strength: float, color_fix: str
+    pixels: Tensor,
+    geometry: Geometry,
+    step: StepEquation,
+    *,
+    scale: float,
+    strength: float,
+    color_fix: str,
+    deep: bool = False,
 ) -> Steps:
     """Upscale `pixels` [3,h,w] in [0,1] to exactly round(scale × size), in two stages beyond 4×.
 
-    `strength`: z = z_L + strength·(z_P − z_L), 0 … 1.2. Raises ValueError for an option out of its range.
+    `strength`: z = z_L + strength·(z_P − z_L), 0 … 1.2. A `deep` image is enlarged without rounding to 256 levels.
+    Raises ValueError for an option out of its range.
     """
     if not 0 <= strength <= 1.2:
         raise ValueError(f"strength must be 0 … 1.2, got {strength:g}")
     if color_fix not in color.FIXES:
         raise ValueError(f"color_fix must be one of {', '.join(color.FIXES)}, got {color_fix!r}")
     height, width = pixels.shape[-2:]
+    # In 256 levels, like the enlarged photos that the networks learned from; a deep one keeps what is between them.
+    enlarge = _resize if deep else bicubic
     for stage in stages((width, height), scale, geometry):
-        pixels = yield from _run(stage, pixels, geometry, step, strength=strength, color_fix=color_fix)
+        x_l = enlarge(pixels, stage.processed)
+        pixels = yield from _run(stage, x_l, geometry, step, strength=strength, color_fix=color_fix)
     return pixels
 
 
 def _run(
-    stage: Stage, pixels: Tensor, geometry: Geometry, step: StepEquation, *, strength: float, color_fix: str
+    stage: Stage, x_l: Tensor, geometry: Geometry, step: StepEquation, *, strength: float, color_fix: str
 ) -> Steps:
-    x_l = bicubic(pixels, stage.processed)  # in 256 levels, like the enlarged photos that the networks learned from
     (z_l,) = yield [Encode(_pad(x_l, stage.padded) * 2 - 1)]
     prediction = yield from predict(z_l, geometry)
     z_p = step(z_l, prediction)
@@ -119,7 +129,7 @@ def _execute_all(
 
 
 def _resize(pixels: Tensor, size: Size) -> Tensor:
-    """A result [3,h,w] in [0,1] to (width, height): antialiased bicubic, clipped after each axis, never rounded."""
+    """[3,h,w] in [0,1] to (width, height): antialiased bicubic, clipped after each axis, never rounded."""
     width, height = size
     for target in ((pixels.shape[-2], width), (height, width)):
         if pixels.shape[-2:] != target:

@@ -1,6 +1,5 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is quick."""
 
-import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -12,6 +11,7 @@ from rich.console import Console
 from model.analysis.evaluate_cli import evaluate
 from model.cli import analyze, mid_timestep
 from model.console import errors_told, fail
+from service.jobs_cli import jobs_app
 
 app = typer.Typer(
     help="OMGSR Serve: small damaged photos in, sharp large ones out.",
@@ -20,7 +20,6 @@ app = typer.Typer(
     add_completion=False,
 )
 models_app = typer.Typer(help="The variants that can be served.", no_args_is_help=True)
-jobs_app = typer.Typer(help="The jobs of a running service.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 
@@ -29,6 +28,8 @@ _out = Console(highlight=False)
 
 Format = Literal["png", "jpeg", "webp", "avif"]
 ColorFix = Literal["adain", "wavelet", "none"]
+Metadata = Literal["keep", "strip"]
+Depth = Literal["8", "16"]
 Models = Annotated[
     list[Path] | None,
     typer.Option("--models", "-m", help="A variant folder, or a folder that holds some; may be given several times."),
@@ -75,27 +76,53 @@ def worker(models: Models = None) -> None:
 
 @app.command()
 def upscale(  # noqa: PLR0917 — each is an option of the command line
-    source: Annotated[Path, typer.Argument(metavar="IN", help="A photo, or a folder of photos.")],
+    source: Annotated[Path, typer.Argument(metavar="IN", help="A photo, or a folder of photos: its subfolders too.")],
     target: Annotated[Path, typer.Argument(metavar="OUT", help="The result's file, or a folder for the results.")],
     models: Models = None,
-    model: Annotated[str, typer.Option(help="Variant [the first one found].")] = "",
+    model: Annotated[str, typer.Option(help="Variant (default: the first one found, or the server's).")] = "",
     scale: Annotated[float, typer.Option(min=1, max=8, help="Fractions too.")] = 4.0,
     strength: Annotated[float, typer.Option(min=0, max=1.2, help="Less stays closer to the photo.")] = 1.0,
-    color_fix: Annotated[ColorFix | None, typer.Option(help="[the variant's own]")] = None,
-    file_format: Annotated[Format | None, typer.Option("--format", help="[by OUT's name, else png]")] = None,
+    color_fix: Annotated[ColorFix | None, typer.Option(help="(default: the variant's own)")] = None,
+    file_format: Annotated[Format | None, typer.Option("--format", help="(default: by OUT's name, else png)")] = None,
     quality: Annotated[int, typer.Option(min=1, max=100, help="Of JPEG, WebP and AVIF.")] = 95,
+    depth: Annotated[Depth, typer.Option(help="Bits per sample; 16 needs png.")] = "8",
+    metadata: Annotated[Metadata, typer.Option(help="The photo's EXIF.")] = "keep",
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace results that exist.")] = False,
+    server: Annotated[str, typer.Option(metavar="URL", help="Send the photos to this service.")] = "",
+    api_key: Annotated[str, typer.Option(envvar="OMGSR_API_KEY", help="Of the service.", show_default=False)] = "",
+    jobs: Annotated[int, typer.Option(min=1, max=64, help="Photos under way at once, with --server.")] = 4,
+    priority: Annotated[int, typer.Option(min=-10, max=10, help="Higher goes first, with --server.")] = 0,
 ) -> None:
-    """Upscale a photo, or every photo in a folder. Needs no server."""
+    """Upscale a photo, or every photo in a folder and its subfolders; with --server, by that service.
+
+    Results that exist are kept, so a run that was stopped goes on where it stopped.
+    """
     with _errors_told():
         from service.job import UpscaleOptions
-        from service.upscale_command import upscale_files
 
         options = UpscaleOptions(
-            model=model, scale=scale, strength=strength, color_fix=color_fix, quality=quality, priority=0
+            model=model,
+            scale=scale,
+            strength=strength,
+            color_fix=color_fix,
+            quality=quality,
+            depth=depth,
+            metadata=metadata,
+            priority=priority,
         )
-        settings = _settings(models=models)
-        failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
+        if server:
+            from service.remote import upscale_remotely
+
+            if models:
+                fail("--models is for work without a server.", "Choose among the server's models with --model.")
+            failed = upscale_remotely(
+                source, target, options, file_format, server=server, api_key=api_key, at_once=jobs, overwrite=overwrite
+            )
+        else:
+            from service.upscale_command import upscale_files
+
+            settings = _settings(models=models)
+            failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
         if failed:
             fail(f"{failed} of the files could not be upscaled; they are named above.")
 
@@ -173,36 +200,6 @@ def models_embed_prompt(
 
         embed_prompt(base, text, out)
         _out.print(f"wrote {out}", soft_wrap=True)
-
-
-@jobs_app.command("list")
-def jobs_list() -> None:
-    """List the jobs that run, then those that wait, in the order in which they will be taken."""
-
-    async def run() -> None:
-        from service.queue.queue import Queue
-
-        async with Queue.of(_settings()) as queue:
-            for status in await queue.active():
-                tiles = f"{status.tiles_done}/{status.tiles_total}" if status.tiles_total else "-"
-                _out.print(f"{status.job.id}  {status.state}  {status.job.options.model}  tiles {tiles}")
-
-    with _errors_told():
-        asyncio.run(run())
-
-
-@jobs_app.command("show")
-def jobs_show(job_id: str) -> None:
-    """Show everything that is known of a job, as JSON."""
-
-    async def run() -> None:
-        from service.queue.queue import Queue
-
-        async with Queue.of(_settings()) as queue:
-            _out.print((await queue.status(job_id)).model_dump_json(indent=2), markup=False, soft_wrap=True)
-
-    with _errors_told():
-        asyncio.run(run())
 
 
 def _settings(**given: Any) -> Any:

@@ -7,10 +7,12 @@
     │   ├── Truncated         422
     │   ├── TooManyPixels     413
     │   ├── BadOption         422
+    │   ├── UploadStalled     408
     │   ├── KeyReused         422
     │   └── UnknownModel      404 NOT_FOUND
     ├── Unauthenticated       401 UNAUTHENTICATED
     ├── TooManyBytes          413 INVALID_ARGUMENT
+    ├── ResultTooLarge        413 OUT_OF_RANGE (gRPC alone)
     ├── TooManyRequests       429 RESOURCE_EXHAUSTED, with the seconds after which to retry
     │   ├── QueueFull
     │   ├── ShareFull
@@ -21,9 +23,10 @@
     ├── Cancelled             409 CANCELLED
     ├── DeadlinePassed        504 DEADLINE_EXCEEDED
     ├── ProcessingFailed      500 INTERNAL
+    │   └── OutOfMemory
     └── Unavailable           503 UNAVAILABLE
 
-One place per transport turns them into an answer: `api.rest` into RFC 9457 problem+json, `api.servicer` into
+One place per transport turns them into an answer: `api.problems` into RFC 9457 problem+json, `api.messages` into
 a `google.rpc.Status`.
 """
 
@@ -110,6 +113,14 @@ class BadOption(BadRequest):
     title = "Bad option"
 
 
+class UploadStalled(BadRequest):
+    """The upload comes too slowly to be waited for."""
+
+    status = 408
+    title = "Upload too slow"
+    advice = "Send it again over a better connection, or send a smaller file."
+
+
 class KeyReused(BadRequest):
     """The idempotency key belongs to another file or to other options."""
 
@@ -140,6 +151,14 @@ class TooManyBytes(ServiceError):
     status, grpc_code = 413, "INVALID_ARGUMENT"
     title = "Upload too large"
     advice = "Send a smaller file, or compress it (JPEG, WebP)."
+
+
+class ResultTooLarge(ServiceError):
+    """The result does not fit into one message."""
+
+    status, grpc_code = 413, "OUT_OF_RANGE"
+    title = "Result too large for one message"
+    advice = "Send the photo over the stream, or ask for format=jpeg or webp."
 
 
 class TooManyRequests(ServiceError):
@@ -212,6 +231,13 @@ class ProcessingFailed(ServiceError):
     title = "Processing failed"
 
 
+class OutOfMemory(ProcessingFailed):
+    """The device's memory is not enough for the image, though it was the only one in its batch."""
+
+    title = "Out of device memory"
+    advice = "Ask for a smaller scale, or send a smaller photo."
+
+
 class Unavailable(ServiceError):
     """The service cannot take or finish the request now."""
 
@@ -224,7 +250,7 @@ class RequestFailed(ServiceError):
     """A problem that another process found, raised again in this one with everything it said."""
 
     def __init__(self, found: Problem) -> None:
-        super().__init__(found.detail, found.advice)
+        super().__init__(found.detail, found.advice, retry_after_s=found.retry_after_s)
         self.found = found
 
     def problem(self) -> Problem:

@@ -2,7 +2,7 @@
 
 import math
 
-from model.plan import Size, output_size, processed_size
+from model.plan import LATENT, Geometry, Size, output_size, processed_size, stages
 from service.errors import TooManyPixels
 from service.images import check_side
 from service.job import OutputFormat
@@ -23,3 +23,9 @@ def check_result(size: Size, scale: float, file_format: OutputFormat, process_si
             "Cut it into shorter pieces.",
         )
     check_side(file_format, width, height)
+
+
+def device_megapixels(size: Size, scale: float, process_size: int) -> float:
+    """What an image of `size` costs: megapixels that the device works on, of all stages, padded to whole latents."""
+    geometry = Geometry(process_size, tile=process_size // LATENT, overlap=0, multiple=LATENT)
+    return sum(math.prod(stage.padded) for stage in stages(size, scale, geometry)) / 1e6

@@ -53,6 +53,7 @@ class Settings(BaseSettings):
 
     max_upload_bytes: int = Field(32 * 2**20, ge=1024)
     max_uploads_in_flight: int = Field(16, ge=1, description="files that one API process holds in memory at once")
+    slow_upload_s: float = Field(30.0, gt=0, description="an upload that takes longer must bring 16 KiB a second")
     max_input_pixels: int = Field(16_000_000, ge=1)
     max_output_pixels: int = Field(16_777_216, ge=1, description="the mini takes about 800 bytes of memory for each")
 
@@ -65,6 +66,9 @@ class Settings(BaseSettings):
     dead_ttl_s: float = Field(7 * 86_400.0, gt=0, description="how long dead letters and their files are kept")
     result_ttl_s: float = Field(3600.0, gt=0, description="how long finished jobs and their files are kept")
     drain_s: float = Field(30.0, ge=0, description="how long a stop waits for running work")
+    notice_s: float = Field(
+        1.0, ge=0, description="how long a stopping API still takes requests, with /readyz at 503, before it drains"
+    )
     log_level: str = "INFO"
 
     @cached_property

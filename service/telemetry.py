@@ -28,7 +28,33 @@ IMAGES = Counter("omgsr_images", "Jobs that reached a final state.", ("model", "
 OUTPUT_MEGAPIXELS = Counter("omgsr_output_megapixels", "Megapixels delivered.", ("model",))
 REJECTED = Counter("omgsr_rejected", "Requests refused before they became a job.", ("reason",))
 QUEUE_DEPTH = Gauge("omgsr_queue_depth", "Jobs that wait.", ("model",))
+QUEUE_BACKLOG = Gauge("omgsr_queue_backlog_seconds", "Device time that the waiting jobs will take.", ("model",))
 WORKERS_ALIVE = Gauge("omgsr_workers_alive", "Workers with a fresh heartbeat.")
+STORED_BYTES = Gauge("omgsr_stored_bytes", "Files and results that are kept.")
+DEAD_LETTERS = Gauge("omgsr_dead_letters_kept", "Jobs that were given up, and can be looked at and replayed.")
+
+# A worker's own.
+BATCH_SIZE = Histogram("omgsr_batch_size", "Ops in one batch.", ("model", "stage"), buckets=(1, 2, 4, 8))
+BATCH_FILL = Histogram(
+    "omgsr_batch_fill_ratio",
+    "Ops in one batch, over the largest number allowed (OMGSR_MAX_BATCH).",
+    ("model", "stage"),
+    buckets=(0.125, 0.25, 0.5, 0.75, 1),
+)
+BATCH_DURATION = Histogram(
+    "omgsr_batch_duration_seconds", "Device time of one batch.", ("model", "stage"), buckets=_SECONDS
+)
+TILES = Histogram(
+    "omgsr_tiles_per_request", "Tiles of one image.", ("model",), buckets=(1, 2, 4, 9, 16, 25, 36, 64, 121, 256)
+)
+DEVICE_MEMORY = Gauge(
+    "omgsr_device_memory_bytes",
+    "budget: what the worker may use; models: their weights; images: what started images hold.",
+    ("kind",),
+)
+RETRIES = Counter("omgsr_retries", "Attempts that failed and went back in line.")
+DEAD = Counter("omgsr_dead_letters", "Jobs given up, to be looked at and replayed.")
+WORKER_READY = Gauge("omgsr_worker_ready", "1 while this worker is warm, healthy and takes jobs.")
 
 # Without local variables: they hold what clients sent, and passwords.
 _tracebacks = structlog.processors.ExceptionRenderer(
@@ -62,12 +88,17 @@ def record_finished(status: JobStatus) -> None:
             STAGE_DURATION.labels(model, stage).observe(seconds)
 
 
-def record_queue(depth: Mapping[str, int], workers_alive: int) -> None:
+def record_queue(
+    depth: Mapping[str, int], backlog_s: Mapping[str, float], *, workers: int, stored_bytes: float, dead: float
+) -> None:
     """Set the gauges from what the queue says now."""
-    QUEUE_DEPTH.clear()
-    for model, waiting in depth.items():
-        QUEUE_DEPTH.labels(model).set(waiting)
-    WORKERS_ALIVE.set(workers_alive)
+    for gauge, by_model in ((QUEUE_DEPTH, depth), (QUEUE_BACKLOG, backlog_s)):
+        gauge.clear()
+        for model, value in by_model.items():
+            gauge.labels(model).set(value)
+    WORKERS_ALIVE.set(workers)
+    STORED_BYTES.set(stored_bytes)
+    DEAD_LETTERS.set(dead)
 
 
 def configure_logging(level: str) -> None:

@@ -40,6 +40,8 @@ class LoneApi:
     settings: Settings
     blobs: BlobStore
     log: Log
+    admin: str = ""
+    """The admin listener's address, if it has one."""
 
     def __repr__(self) -> str:
         return self.url
@@ -53,7 +55,8 @@ class LoneApi:
 
 
 def start(state: Path, **given: str) -> subprocess.Popen[str]:
-    return subprocess.Popen([*OMGSR, "api"], env=environment(state, state, **given), stderr=subprocess.PIPE, text=True)
+    env = environment(state, state, **{"OMGSR_NOTICE_S": "0", **given})
+    return subprocess.Popen([*OMGSR, "api"], env=env, stderr=subprocess.PIPE, text=True)
 
 
 @contextmanager
@@ -64,16 +67,18 @@ def lone_api(state: Path, **given: str) -> Iterator[LoneApi]:
         assert process.stderr is not None
         log = Log(process.stderr)
         try:
-            ports = log.find(r'"rest_port": (\d+), "grpc_port": (\d+)')
+            ports = log.find(r'"rest_port": (\d+), "grpc_port": (\d+), "admin_port": (\d+|null)')
             settings = Settings(state_dir=state)
+            scheme = "https" if "OMGSR_TLS_CERT" in given else "http"
             yield LoneApi(
-                url=f"http://127.0.0.1:{ports[1]}",
+                url=f"{scheme}://127.0.0.1:{ports[1]}",
                 grpc=f"127.0.0.1:{ports[2]}",
                 process=psutil.Process(process.pid),
                 server=server,
                 settings=settings,
                 blobs=BlobStore(settings.blobs),
                 log=log,
+                admin="" if ports[3] == "null" else f"http://127.0.0.1:{ports[3]}",
             )
         finally:
             process.terminate()

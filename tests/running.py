@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
+import httpx
 import psutil
 
+from service.queue.embedded import EmbeddedServer
+from service.queue.queue import Queue
 from service.settings import Settings
 
 OMGSR = [sys.executable, "-m", "service.cli"]
+STUB_WORKER = [sys.executable, "-m", "tests.stub_worker"]
 STOP_S = 60
+PORTS = r'"rest_port": (\d+), "grpc_port": (\d+)'
 
 
 @dataclass
@@ -181,3 +186,109 @@ def running_worker(
             process.terminate()
         process.wait(STOP_S)
         log.close()
+
+
+@dataclass
+class Part:
+    """One process of a service, and what it has said."""
+
+    process: subprocess.Popen[str]
+    log: Log
+
+    @property
+    def listener(self) -> str:
+        """A worker's own, with OMGSR_WORKER_PORT="0"."""
+        port = self.log.find(r'"worker_port": (\d+)')[1]
+        return f"http://127.0.0.1:{port}"
+
+    @classmethod
+    def start(cls, command: list[str], env: dict[str, str]) -> "Part":
+        process = subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True)
+        assert process.stderr
+        return cls(process, Log(process.stderr))
+
+    def stop(self) -> int:
+        """End it in good order, if it has not ended by itself, and return its exit status."""
+        if self.process.poll() is None:
+            self.process.send_signal(signal.SIGCONT)
+            self.process.terminate()
+        try:
+            return self.process.wait(STOP_S)
+        finally:
+            self.process.kill()
+            self.process.wait()
+            self.log.close()
+
+
+@dataclass
+class StubService:
+    """API, queue and stub workers, each a process that a test may kill, and start again."""
+
+    server: EmbeddedServer
+    api: Part
+    env: dict[str, str]
+    workers: list[Part] = field(default_factory=list)
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.api.log.find(PORTS)[1]}"
+
+    @property
+    def grpc(self) -> str:
+        return f"127.0.0.1:{self.api.log.find(PORTS)[2]}"
+
+    @property
+    def admin(self) -> str:
+        """With OMGSR_ADMIN_PORT="0"."""
+        port = self.api.log.find(r'"admin_port": (\d+)')[1]
+        return f"http://127.0.0.1:{port}"
+
+    @property
+    def settings(self) -> Settings:
+        """As the processes read them."""
+        told = {name.removeprefix("OMGSR_").lower(): value for name, value in self.env.items() if "OMGSR_" in name}
+        return Settings(**{name: value for name, value in told.items() if not value.startswith("[")})
+
+    def queue(self) -> Queue:
+        return Queue.of(self.settings)
+
+    @property
+    def said(self) -> str:
+        return "".join(line for part in (self.api, *self.workers) for line in part.log.lines)
+
+    def add_worker(self, **given: str) -> Part:
+        """Another stub worker, warm, with the settings given besides those of the service."""
+        worker = Part.start(STUB_WORKER, self.env | given)
+        self.workers.append(worker)
+        worker.log.find("worker ready")
+        return worker
+
+    def wait_ready(self) -> None:
+        give_up = time.monotonic() + STOP_S
+        while not httpx.get(f"{self.url}/readyz", trust_env=False).is_success:
+            assert time.monotonic() < give_up, "the API does not see its worker"
+            time.sleep(0.05)
+
+
+@contextmanager
+def running_stub(state: Path, workers: int = 1, **given: str) -> Iterator[StubService]:
+    """A whole service with stub workers (tests/stub_worker.py), ready; when the block ends all of it is stopped.
+
+    `given`: settings of all its processes, e.g. OMGSR_LEASE_S="2".
+    """
+    env = environment(state, state, **given)
+    with EmbeddedServer(state, fsync="always") as server:
+        service = StubService(server, Part.start([*OMGSR, "api"], env), env)
+        try:
+            service.workers = [Part.start(STUB_WORKER, env) for _ in range(workers)]
+            for worker in service.workers:
+                worker.log.find("worker ready")
+            if workers:
+                service.wait_ready()
+            yield service
+        except AssertionError:
+            sys.stderr.write(service.said)
+            raise
+        finally:
+            *_, code = [part.stop() for part in (*service.workers, service.api)]
+        assert code in (0, -signal.SIGKILL), service.said

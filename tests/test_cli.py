@@ -39,16 +39,22 @@ def test_a_folder_comes_out_with_its_names(tiny_models: Path, tmp_path: Path) ->
     shutil.copy(PHOTOS / "a32x32.png", source / "a.b.png")
     with Image.open(PHOTOS / "a32x32.png") as image:
         image.convert("RGB").save(source / "same.jpg")
-        image.save(source / "same.png")
         image.save(source / "deeper" / "same.png")
     (source / "notes.txt").write_text("no photo")
     ran = omgsr(tiny_models, "upscale", source, target, "--model", "tiny-s", "--scale", "2")
     assert ran.exit_code == 0, ran.stderr
     assert "skipped, not a photo" in ran.stderr
     made = sorted(str(path.relative_to(target)) for path in target.rglob("*") if path.is_file())
-    assert made == ["a.b.png", "deeper/same.png", "same.jpg.png", "same.png.png"]
+    assert made == ["a.b.png", "deeper/same.png", "same.png"]
     with Image.open(target / "a.b.png") as image:
         assert image.size == (64, 64)
+    (target / "same.png").write_bytes(b"kept")
+    (target / "a.b.png").unlink()
+    again = omgsr(tiny_models, "upscale", source, target, "--model", "tiny-s", "--scale", "2")
+    assert again.exit_code == 0, again.stderr
+    assert "skipped, exists already: " in again.stderr
+    assert (target / "same.png").read_bytes() == b"kept"
+    assert (target / "a.b.png").exists()
 
 
 def test_a_file_that_fails_is_named_and_the_others_are_made(tiny_models: Path, tmp_path: Path) -> None:

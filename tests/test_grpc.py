@@ -1,7 +1,6 @@
 """gRPC over real sockets: images on a stream, each with its own end."""
 
 import asyncio
-import signal
 from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
@@ -10,81 +9,15 @@ from tempfile import TemporaryDirectory
 import grpc
 import httpx
 import pytest
-from google.rpc.error_details_pb2 import ErrorInfo
-from grpc_health.v1 import health_pb2, health_pb2_grpc
-from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 from omgsr.v1 import upscale_pb2 as pb
 from omgsr.v1.upscale_pb2_grpc import UpscaleServiceStub
 from PIL import Image
 
-from service.job import JobState, Result
-from service.queue.blobs import result_key
+from service.job import JobState
+from tests.conversation import Answers, converse, reason, upload
 from tests.lone_api import VARIANT, LoneApi, first_lease, lone_api
 from tests.pictures import photo
 from tests.problems import check_problem
-
-SERVICE = "omgsr.v1.UpscaleService"
-PIECE = 1000
-
-
-def upload(image_id: str, data: bytes, piece: int = PIECE, **options) -> list[pb.UpscaleRequest]:
-    """A start and the file in pieces."""
-    pieces = [data[at : at + piece] for at in range(0, len(data), piece)] or [b""]
-    start = pb.Start(image_id=image_id, total_bytes=len(data), **options)
-    return [
-        pb.UpscaleRequest(start=start),
-        *(
-            pb.UpscaleRequest(chunk=pb.Chunk(image_id=image_id, data=part, last=i == len(pieces) - 1))
-            for i, part in enumerate(pieces)
-        ),
-    ]
-
-
-class Answers:
-    """What came back, by image."""
-
-    def __init__(self) -> None:
-        self.files: dict[str, bytes] = {}
-        self.starts: dict[str, pb.ResultStart] = {}
-        self.failed: dict[str, object] = {}
-        self.accepted: dict[str, pb.Accepted] = {}
-        self.progress: list[pb.Progress] = []
-        self.ended: set[str] = set()
-
-    def take(self, answer: pb.UpscaleResponse) -> None:
-        kind = answer.WhichOneof("message")
-        said = getattr(answer, kind)
-        if kind == "accepted":
-            self.accepted[said.image_id] = said
-        elif kind == "progress":
-            self.progress.append(said)
-        elif kind == "result_start":
-            self.starts[said.image_id] = said
-        elif kind == "failed":
-            self.failed[said.image_id] = said.status
-            self.ended.add(said.image_id)
-        else:
-            assert len(said.data) <= 256 * 1024
-            self.files[said.image_id] = self.files.get(said.image_id, b"") + said.data
-            if said.last:
-                self.ended.add(said.image_id)
-
-
-async def converse(address: str, requests: list[pb.UpscaleRequest]) -> Answers:
-    answers = Answers()
-    async with grpc.aio.insecure_channel(address) as channel, asyncio.timeout(60):
-        async for answer in UpscaleServiceStub(channel).Upscale(iter(requests)):
-            answers.take(answer)
-    return answers
-
-
-def reason(status) -> tuple[str, str, str]:
-    """Code's name, reason, advice."""
-    info = ErrorInfo()
-    assert status.details[0].Unpack(info)
-    assert "Traceback" not in status.message
-    name = next(code.name for code in grpc.StatusCode if code.value[0] == status.code)
-    return name, info.reason, info.metadata["advice"]
 
 
 async def test_an_image_comes_back_upscaled_in_chunks(service):
@@ -115,17 +48,6 @@ async def test_one_image_fails_and_the_stream_lives(service):
         code, why, advice = reason(answers.failed[name])
         assert (code, why) == expected
         assert advice
-
-
-async def test_health_and_reflection(service):
-    async with grpc.aio.insecure_channel(service.grpc) as channel:
-        for name in ("", SERVICE):
-            answer = await health_pb2_grpc.HealthStub(channel).Check(health_pb2.HealthCheckRequest(service=name))
-            assert answer.status == health_pb2.HealthCheckResponse.SERVING
-        asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-        async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked):
-            listed = {one.name for one in answer.list_services_response.service}
-    assert listed >= {SERVICE, "grpc.health.v1.Health"}
 
 
 @pytest.fixture(scope="module")
@@ -177,9 +99,11 @@ async def test_a_broken_conversation_is_told_image_by_image(api, queue):
     }
 
 
-async def test_an_oversized_message_ends_the_stream_only(api):
+async def test_a_message_that_is_too_large_ends_its_call_only(api):
+    answers = await converse(api.grpc, upload("large", bytes(2 * 2**20), piece=2 * 2**20))
+    assert reason(answers.failed["large"])[:2] == ("INVALID_ARGUMENT", "TOO_MANY_BYTES")  # of its own total_bytes
     with pytest.raises(grpc.aio.AioRpcError) as caught:
-        await converse(api.grpc, upload("large", bytes(2 * 2**20), piece=2 * 2**20))
+        await converse(api.grpc, upload("larger", bytes(5 * 2**20), piece=5 * 2**20))
     assert caught.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
     assert not (await converse(api.grpc, [])).failed
 
@@ -214,20 +138,6 @@ async def test_a_cancel_that_comes_while_the_image_is_judged(state: Path):
             answers = await converse(api.grpc, [*large, late])
             assert reason(answers.failed["hasty"])[:2] == ("INVALID_ARGUMENT", "BAD_REQUEST")
             assert await queue.active() == []
-
-
-async def test_a_stop_lets_the_image_at_hand_finish(state: Path):
-    with lone_api(state, OMGSR_DRAIN_S="20") as api:
-        async with api.queue() as queue:
-            await queue.register("the test", [VARIANT], ttl_s=600)
-            waiting = asyncio.create_task(converse(api.grpc, upload("last", photo())))
-            leased = await first_lease(queue)
-            api.process.send_signal(signal.SIGTERM)
-            key = result_key(leased.job.id, leased.attempt)
-            api.blobs.put(key, b"finished")
-            done = Result(key=key, mime_type="image/png", width=1, height=1, bytes=8)
-            await queue.finish(leased.job.id, leased.attempt, done)
-            assert (await waiting).files == {"last": b"finished"}
 
 
 async def test_a_client_that_hangs_up_cancels_its_jobs(api, queue):

@@ -7,7 +7,7 @@ import pytest
 from PIL import Image, ImageCms
 
 from service.images import decode
-from tests.pictures import ALPHA, CORNERS, SRGB, close, file, png
+from tests.pictures import ALPHA, CORNERS, SRGB, close, file
 
 pytestmark = pytest.mark.filterwarnings(r"ignore:::PIL\.")
 
@@ -114,27 +114,3 @@ def test_lab_tiff():
 def test_ycbcr_tiff():
     data = file(Image.fromarray(CORNERS).convert("YCbCr"), "TIFF", compression="jpeg", quality=95)
     assert close(decode(data, max_pixels=LIMIT).rgb[8::16, 12::24], CORNERS[8::16, 12::24], 8)
-
-
-DEEP = np.tile(np.linspace(0, 65535, 48).astype(np.uint16), (32, 1))
-
-
-@pytest.mark.parametrize("kind", ["PNG", "TIFF"])
-def test_sixteen_bit_grey_is_scaled_not_clipped(kind):
-    picture = decode(file(Image.fromarray(DEEP), kind), max_pixels=LIMIT)
-    assert close(picture.rgb, np.dstack([np.round(DEEP / 257)] * 3), 0)
-
-
-def test_sixteen_bit_grey_tiff_where_white_is_zero():
-    data = file(Image.fromarray(DEEP), "TIFF", tiffinfo={262: 0})
-    assert close(decode(data, max_pixels=LIMIT).rgb[..., 0], 255 - np.round(DEEP / 257), 1)
-
-
-def test_sixteen_bit_colour_png():
-    deep = (CORNERS.astype(">u2") * 257).reshape(32, -1)
-    rows = b"".join(b"\0" + row.tobytes() for row in deep)
-    assert close(decode(png(48, 32, 16, 2, rows), max_pixels=LIMIT).rgb, CORNERS, 0)
-    key = struct.pack(">HHH", 200 * 257, 30 * 257, 30 * 257)
-    picture = decode(png(48, 32, 16, 2, rows, key), max_pixels=LIMIT)
-    assert (picture.alpha[:16, :24] == 0).all()
-    assert (picture.alpha[16:] == 255).all()

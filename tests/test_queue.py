@@ -1,6 +1,7 @@
 """The queue's promises, on a real server."""
 
 import asyncio
+from pathlib import Path
 from uuid import uuid4
 
 import pytest
@@ -8,7 +9,10 @@ from redis.asyncio import Redis
 
 from service.errors import JobNotFound
 from service.job import JobState, Leased, VariantInfo
+from service.queue.blobs import BlobStore, input_key
+from service.queue.limits import Limits
 from service.queue.queue import Queue
+from service.queue.sweep import sweep
 from tests.jobs import PROBLEM, RESULT, job
 
 VARIANT = VariantInfo(
@@ -24,15 +28,17 @@ async def reclaimed(queue: Queue, count: int) -> None:
     """Return when the queue's own clock has let so many leases run out."""
     async with asyncio.timeout(10):
         while count > 0:
-            count -= await queue.reclaim()
+            done = await queue.reclaim()
+            count -= done.requeued + done.dead
+            await asyncio.sleep(0.01)
 
 
 async def test_priority_goes_first_then_the_order_of_arrival_over_all_variants(queue: Queue) -> None:
     await queue.submit(job("a"))
     await queue.submit(job("b", model="n"))
     await queue.submit(job("c"))
-    assert await queue.submit(job("urgent", priority=10)) == 0
-    assert await queue.submit(job("idle", priority=-10)) == 3
+    assert (await queue.submit(job("urgent", priority=10))).position == 0
+    assert (await queue.submit(job("idle", priority=-10))).position == 3
     assert (await queue.status("c")).position == 2
     assert ids(await queue.lease(["m", "n"], "w", 3)) == ["urgent", "a", "b"]
     assert (await queue.status("c")).position == 0
@@ -42,10 +48,10 @@ async def test_priority_goes_first_then_the_order_of_arrival_over_all_variants(q
 
 async def test_submitting_twice_is_submitting_once(queue: Queue) -> None:
     await queue.submit(job("first"))
-    assert await queue.submit(job("a")) == 1
-    assert await queue.submit(job("a")) == 1
+    assert (await queue.submit(job("a"))).position == 1
+    assert (await queue.submit(job("a"))).position == 1
     await queue.register("w", [VARIANT], 9)
-    assert await queue.depth() == {"m": 2}
+    assert (await queue.fleet()).depth == {"m": 2}
     assert len([event async for event in until_queued(queue, "a")]) == 1
 
 
@@ -59,7 +65,7 @@ async def until_queued(queue: Queue, name: str):
 async def test_a_lease_whose_answer_was_lost_gives_the_same_jobs_again(queue: Queue) -> None:
     for name in "abc":
         await queue.submit(job(name))
-    call = ("lease", "token", "w", 60, 2, "m")
+    call = ("lease", "token", "w", 60, 2, 60, "", "m")
     first, again = await queue._run(*call), await queue._run(*call)
     assert [each[:2] for each in first] == [each[:2] for each in again]
     assert ids(await queue.lease(["m"], "w", 9)) == ["c"]
@@ -248,23 +254,29 @@ async def test_a_job_does_not_wait_for_ever_for_a_variant_that_is_no_more(valkey
         assert (await queue.status("b")).state is JobState.QUEUED
 
 
-async def test_a_finished_job_leaves_nothing_behind(valkey: str) -> None:
-    namespace = uuid4().hex
-    async with (
-        Queue(valkey, namespace=namespace, lease_s=0.05, result_ttl_s=0.05) as queue,
-        Redis.from_url(valkey) as raw,
-    ):
-        await queue.submit(job("a"))
-        await queue.lease(["m"], "w", 1)
-        await queue.finish("a", 1, RESULT)
-        async with asyncio.timeout(10):
-            while left := {key.decode().partition("}:")[2] async for key in raw.scan_iter(f"*{namespace}*")} - {
-                "submitted",
-                "arrivals",
-                "ended",
-            }:
-                await asyncio.sleep(0.01)
+async def test_jobs_that_ended_leave_nothing_behind(valkey: str, state: Path) -> None:
+    namespace, blobs = uuid4().hex, BlobStore(str(state / "blobs"))
+    terms = {"namespace": namespace, "lease_s": 0.05, "result_ttl_s": 0.05, "dead_ttl_s": 0.05}
+    async with Queue(valkey, **terms) as queue, Redis.from_url(valkey, decode_responses=True) as raw:
+        for name in ("done", "failed", "dead", "cancelled"):
+            blobs.put(input_key(name), b"one")
+            await queue.submit(job(name, client=name, key=name, attended=True, deadline_s=9), Limits(per_minute=60_000))
+        await queue.lease(["m"], "w", 3)
+        await queue.finish("done", 1, RESULT)
+        await queue.fail("failed", 1, PROBLEM)
+        await queue.fail("dead", 1, PROBLEM, dead=True)
+        await queue.cancel("cancelled")
+        for _ in range(500):
+            await sweep(blobs, queue, older_than_s=60)
+            await queue.reclaim()
+            keys = {key.partition("}:")[2] async for key in raw.scan_iter(f"*{namespace}*", count=1000)}
+            left = keys - {"totals", "vtime", "learned", "arrivals", "ended", "listing"}
+            if not left:
+                break
+            await asyncio.sleep(0.01)
         assert not left
+        assert (await queue.fleet()).stored_bytes == 0
+    assert not list((state / "blobs").rglob("*/*"))
 
 
 async def test_a_crowd_of_callers_waits_for_connections_instead_of_being_refused(queue: Queue) -> None:

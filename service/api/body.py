@@ -1,6 +1,7 @@
 """The uploaded file and the options out of an HTTP request; what is over the limit is never kept."""
 
 import asyncio
+import time
 from collections.abc import AsyncGenerator, AsyncIterator, Iterable
 from contextlib import suppress
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 from starlette.requests import ClientDisconnect, Request
 
-from service.errors import BadRequest, TooManyBytes, WrongContentType
+from service.errors import BadRequest, TooManyBytes, UploadStalled, WrongContentType
 
 MAX_FIELDS = 16
 MAX_FIELD_BYTES = 1024
@@ -17,6 +18,9 @@ MULTIPART_OVERHEAD = 64 * 1024
 """Boundaries, part headers and option fields around the file."""
 
 DISCARD_S = 5.0
+
+SLOWEST = 16 * 1024
+"""Bytes per second, on average, of an upload that takes long: a slower one would keep its place from others."""
 
 
 @dataclass(frozen=True)
@@ -29,19 +33,22 @@ class Upload:
     """Options from the query and the form, as they came."""
 
 
-async def read_upload(request: Request, max_bytes: int) -> Upload:
-    """The file from the multipart field `image`, or the body itself when its type is an image's."""
+async def read_upload(request: Request, max_bytes: int, patience_s: float) -> Upload:
+    """The file from the multipart field `image`, or the body itself when its type is an image's.
+
+    Raises BadRequest, WrongContentType, TooManyBytes and, for one that is `SLOWEST` after `patience_s`, UploadStalled.
+    """
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind == "multipart/form-data":
-        return await _multipart(request, max_bytes)
+        return await _multipart(request, max_bytes, patience_s)
     if not (kind.startswith("image/") or kind == "application/octet-stream"):
         raise WrongContentType(f"The request's Content-Type is {kind or 'missing'!r}.")
-    data = b"".join([chunk async for chunk in _limited(request, max_bytes, max_bytes)])
+    data = b"".join([chunk async for chunk in _limited(request, max_bytes, max_bytes, patience_s)])
     return _checked(data, "", request.query_params.multi_items(), max_bytes)
 
 
-async def _multipart(request: Request, max_bytes: int) -> Upload:
-    stream = _limited(request, max_bytes + MULTIPART_OVERHEAD, max_bytes)
+async def _multipart(request: Request, max_bytes: int, patience_s: float) -> Upload:
+    stream = _limited(request, max_bytes + MULTIPART_OVERHEAD, max_bytes, patience_s)
     parser = MultiPartParser(request.headers, stream, max_files=1, max_fields=MAX_FIELDS, max_part_size=MAX_FIELD_BYTES)
     try:
         form = await parser.parse()
@@ -75,19 +82,27 @@ def _plain_name(filename: str) -> str:
     return "".join(c for c in name if c.isprintable())[:200]
 
 
-async def _limited(request: Request, most: int, max_bytes: int) -> AsyncGenerator[bytes, None]:
+async def _limited(request: Request, most: int, max_bytes: int, patience_s: float) -> AsyncGenerator[bytes, None]:
     """The body's chunks up to `most` bytes; a body that says it is larger is refused before it is read."""
     declared = request.headers.get("content-length", "")
     if declared.isdecimal() and int(declared) > most:
         await discard(request, max_bytes)
         raise _too_many(max_bytes)
-    received, body = 0, request.stream()
-    async for chunk in body:
+    received, body, began = 0, request.stream(), time.monotonic()
+    while (chunk := await _next(body, began + patience_s + received / SLOWEST - time.monotonic())) is not None:
         received += len(chunk)
         if received > most:
             await discard(request, max_bytes, body)
             raise _too_many(max_bytes)
         yield chunk
+
+
+async def _next(body: AsyncIterator[bytes], within_s: float) -> bytes | None:
+    try:
+        async with asyncio.timeout(within_s):
+            return await anext(body, None)
+    except TimeoutError:
+        raise UploadStalled(f"The upload brings less than {SLOWEST // 1024} KiB a second.") from None
 
 
 async def discard(request: Request, most: int, body: AsyncIterator[bytes] | None = None) -> None:

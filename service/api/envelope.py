@@ -15,11 +15,24 @@ from service.telemetry import REQUEST_DURATION
 _SANE_ID = re.compile(r"[A-Za-z0-9._:/+=-]{1,128}")
 _QUIET = {"/livez", "/readyz", "/metrics"}
 """Asked all day by machines: they would drown what people want to see."""
+
+_SAFE = {
+    "X-Content-Type-Options": "nosniff",
+    "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
+    "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Cache-Control": "no-store",
+}
+"""On every answer that has nothing else to say about it: photos are private, and no answer is a page but two."""
+
 _log = structlog.get_logger(__name__)
 
 
 class Envelope:
-    """ASGI middleware. Handlers may leave in `request.state`: `model` for the metrics, `stages` in seconds."""
+    """ASGI middleware. Handlers may leave in `request.state`: `model` for the metrics, `stages` in seconds, `job_id`.
+
+    And `streams`, for an answer that lasts as long as there is something to say.
+    """
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -53,14 +66,18 @@ class _Exchange:
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
         # A dict of the request's own: the one that comes with the scope may be shared.
-        self._state = scope["state"] = {**scope.get("state", {}), "request_id": self.id, "model": "", "stages": {}}
+        ours = {"request_id": self.id, "model": "", "stages": {}, "job_id": "", "streams": False}
+        self._state = scope["state"] = {**scope.get("state", {}), **ours}
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.code = message["status"]
             headers = MutableHeaders(scope=message)
             headers["X-Request-Id"] = self.id
-            headers["X-Content-Type-Options"] = "nosniff"
+            if self._state["job_id"]:
+                headers["X-Job-Id"] = self._state["job_id"]
+            for name, value in _SAFE.items():
+                headers.setdefault(name, value)
             stages = {**self._state["stages"], "total": self._seconds()}
             headers["Server-Timing"] = ", ".join(f"{name};dur={1000 * s:.1f}" for name, s in stages.items())
         await self._send(message)
@@ -70,7 +87,8 @@ class _Exchange:
         path, code, seconds = self._scope["path"], self.code or 499, self._seconds()
         if path in _QUIET:
             return
-        REQUEST_DURATION.labels("rest", self._state["model"], code).observe(seconds)
+        if not self._state["streams"]:
+            REQUEST_DURATION.labels("rest", self._state["model"], code).observe(seconds)
         _log.info("request", method=self._scope["method"], path=path, code=code, seconds=round(seconds, 4))
 
     def _seconds(self) -> float:

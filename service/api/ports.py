@@ -2,16 +2,45 @@
 
 import errno
 import socket
+import ssl
 
 import psutil
 
 from service.errors import ServiceError
+from service.settings import Settings
 
 
 class PortTaken(ServiceError):
     """Another program listens on the port."""
 
     title = "Port taken"
+
+
+class TlsUnusable(ServiceError):
+    """The certificate and its key cannot be used."""
+
+    title = "TLS unusable"
+    advice = "Set OMGSR_TLS_CERT and OMGSR_TLS_KEY to the PEM files of a certificate and of its key; both, or none."
+
+
+def check_tls(settings: Settings) -> None:
+    """Raise TlsUnusable unless there is a certificate with its key, or neither, and what clients' are judged by."""
+    if (settings.tls_cert is None) != (settings.tls_key is None):
+        raise TlsUnusable("Of the certificate and its key only one is given.")
+    authority, advice = settings.tls_client_ca, "Let OMGSR_TLS_CLIENT_CA name a PEM file, beside the server's own."
+    if settings.tls_cert is None:
+        if authority is not None:
+            raise TlsUnusable("Clients' certificates cannot be asked for without TLS.", advice)
+        return
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        context.load_cert_chain(settings.tls_cert, settings.tls_key)
+    except (OSError, ssl.SSLError) as error:
+        raise TlsUnusable(f"{settings.tls_cert} with {settings.tls_key}: {error}.") from error
+    try:
+        context.load_verify_locations(authority) if authority else None
+    except (OSError, ssl.SSLError) as error:
+        raise TlsUnusable(f"{authority}: {error}.", advice) from error
 
 
 def listen(host: str, port: int) -> socket.socket:
@@ -28,7 +57,8 @@ def listen(host: str, port: int) -> socket.socket:
             raise
         raise PortTaken(
             f"port {port} on {host} is taken by {holder(port)}",
-            "Stop that program, or choose another port: OMGSR_PORT for REST, OMGSR_GRPC_PORT for gRPC.",
+            "Stop that program, or choose another port: OMGSR_PORT for REST, OMGSR_GRPC_PORT for gRPC, "
+            "OMGSR_ADMIN_PORT for the admin listener.",
         ) from error
     return sock
 

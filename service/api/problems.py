@@ -8,20 +8,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse
 
+from service.api.views import ProblemView
 from service.errors import BadRequest, ServiceError
 from service.job import Problem
 
 CONTENT_TYPE = "application/problem+json"
+UNAVAILABLE_S = 5
+"""When to come back to a service that is away, where nothing better is known."""
 _ADVICE = "GET /docs lists every path and its methods."
 
 
 class ProblemResponse(JSONResponse):
-    """A problem as it goes over the wire; what is for gRPC stays out."""
+    """A problem as it goes over the wire, with the headers that belong to its status."""
 
     media_type = CONTENT_TYPE
 
     def __init__(self, problem: Problem, headers: dict[str, str] | None = None) -> None:
-        super().__init__(problem.model_dump(exclude={"grpc_code"}), problem.status, headers)
+        body = ProblemView.of(problem).model_dump(exclude_none=True)
+        super().__init__(body, problem.status, {**_headers(problem), **(headers or {})})
+
+
+def _headers(problem: Problem) -> dict[str, str]:
+    if problem.status == HTTPStatus.UNAUTHORIZED:
+        return {"WWW-Authenticate": "Bearer"}
+    wait_s = problem.retry_after_s or (UNAVAILABLE_S if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else 0)
+    return {"Retry-After": str(wait_s)} if wait_s else {}
 
 
 def install(app: FastAPI) -> None:
@@ -35,9 +46,7 @@ def install(app: FastAPI) -> None:
 async def _service_error(_: Request, error: Exception) -> ProblemResponse:
     if not isinstance(error, ServiceError):
         raise error
-    problem = error.problem()
-    headers = {"Retry-After": "5"} if problem.status == HTTPStatus.SERVICE_UNAVAILABLE else None
-    return ProblemResponse(problem, headers)
+    return ProblemResponse(error.problem())
 
 
 async def _http_error(request: Request, error: Exception) -> ProblemResponse:

@@ -1,24 +1,27 @@
 """The one way a photo becomes a job: REST and gRPC both come through here."""
 
 import asyncio
+import hashlib
+import re
 import uuid
 from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
-from pathlib import PurePath
 
 import structlog
 from pydantic import ValidationError
 
-from service.errors import BadOption, Unavailable, UnknownModel
+from service.api.auth import Caller
+from service.api.watch import Watch
+from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable, UnknownModel
 from service.images import inspect
 from service.job import Job, JobStatus, UpscaleOptions, VariantInfo
-from service.limits import check_result
+from service.limits import check_result, device_megapixels
 from service.queue.blobs import BlobStore, input_key
 from service.queue.queue import Queue
 from service.settings import Settings
-from service.telemetry import record_finished
+from service.tracing import traceparent
 
 DECODERS = 2
 """Files decoded at once to see that they are whole; it bounds memory at about this many images."""
@@ -26,7 +29,7 @@ DECODERS = 2
 SLOT_WAIT_S = 2.0
 """How long an upload waits for its turn before it is refused."""
 
-_EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
+_IDEMPOTENCY_KEY = re.compile(r"[\x21-\x7e]{1,255}")
 _log = structlog.get_logger(__name__)
 
 
@@ -35,8 +38,10 @@ def parse_options(fields: Iterable[tuple[str, str]]) -> UpscaleOptions:
     given: dict[str, str] = {}
     for name, text in fields:
         if name in given:
-            raise BadOption(f"The option `{name}` is given more than once.", "Give each option once.")
+            raise BadOption(f"The option `{name[:50]}` is given more than once.", "Give each option once.")
         given[name] = text
+    if "url" in given:
+        raise BadOption("Images are not fetched from a URL.", "Send the file itself in the field `image`.")
     if unknown := sorted(given.keys() - UpscaleOptions.model_fields.keys()):
         known = ", ".join(UpscaleOptions.model_fields)
         raise BadOption(f"There is no option `{unknown[0][:50]}`.", f"The options are: {known}.")
@@ -48,7 +53,10 @@ def parse_options(fields: Iterable[tuple[str, str]]) -> UpscaleOptions:
 
 def bad_option(error: ValidationError) -> BadOption:
     """Every option that is out of its range, in one sentence each."""
-    said = [f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:50]!r})" for e in error.errors()]
+    said = [
+        f"{'.'.join(map(str, e['loc']))}: {e['msg']} (got {str(e['input'])[:50]!r})" if e["loc"] else e["msg"]
+        for e in error.errors()
+    ]
     return BadOption("; ".join(said) + ".")
 
 
@@ -58,6 +66,8 @@ class Submitted:
 
     job: Job
     position: int
+    joined: bool
+    """The idempotency key was known: this is the job of its first request."""
     finished: asyncio.Task[JobStatus]
 
 
@@ -69,11 +79,12 @@ class Admission:
     queue: Queue
     blobs: BlobStore
     _decoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(DECODERS, "decode-check"))
-    _watched: set[asyncio.Task[JobStatus]] = field(default_factory=set)
+    _watch: Watch = field(init=False)
     _uploads: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
         self._uploads = asyncio.Semaphore(self.settings.max_uploads_in_flight)
+        self._watch = Watch(self.queue, self.settings.attend_s)
 
     @asynccontextmanager
     async def upload_slot(self) -> AsyncIterator[None]:
@@ -89,38 +100,40 @@ class Admission:
             self._uploads.release()
 
     async def submit(
-        self, data: bytes, options: UpscaleOptions, *, filename: str = "", request_id: str = ""
+        self,
+        data: bytes,
+        options: UpscaleOptions,
+        caller: Caller,
+        *,
+        filename: str = "",
+        request_id: str = "",
+        idempotency_key: str = "",
+        attended: bool = False,
     ) -> Submitted:
-        """Take the photo, or raise the ServiceError that says why not."""
-        variant = await self.variant(options.model)
-        options = options.model_copy(update={"model": variant.name})
-        loop = asyncio.get_running_loop()
-        width, height = await loop.run_in_executor(
-            self._decoders, lambda: inspect(data, max_pixels=self.settings.max_input_pixels)
-        )
-        max_pixels = self.settings.max_output_pixels
-        check_result((width, height), options.scale, options.format, variant.process_size, max_pixels)
-        job_id = uuid.uuid4().hex
-        job = Job(
-            id=job_id,
-            options=options,
-            width=width,
-            height=height,
-            input_key=input_key(job_id),
-            filename=filename,
-            request_id=request_id,
-        )
-        try:
-            await asyncio.to_thread(self.blobs.put, job.input_key, data)
-        except OSError as error:
-            _log.exception("the blob store takes no file")
-            raise Unavailable("The server cannot store the file now.") from error
-        position = await self.queue.submit(job)
-        return Submitted(job, position, self._watch(job))
+        """Take the photo, or raise the ServiceError that says why not.
 
-    async def fetch(self, key: str) -> bytes:
-        """A finished job's file."""
-        return await asyncio.to_thread(self.blobs.get, key)
+        A known `idempotency_key` joins the job of its first request. An `attended` job is cancelled when this process
+        dies before it: somebody waits here for its end.
+        """
+        _check_allowed(options, caller, idempotency_key)
+        digest = await asyncio.to_thread(_digest, data, options)
+        if idempotency_key:
+            known = await self.queue.joined(caller.name, idempotency_key, digest)
+            if known is not None:
+                return await self._join(known.job_id)
+        job = await self._plan(data, options, filename)
+        job = job.model_copy(
+            update={
+                "client": caller.name,
+                "weight": caller.weight,
+                "idempotency_key": idempotency_key,
+                "digest": digest,
+                "attended": attended,
+                "request_id": request_id,
+                "traceparent": traceparent(),
+            }
+        )
+        return await self._put_in_line(job, data, caller)
 
     async def variant(self, name: str) -> VariantInfo:
         """The variant of that name; for an empty name the server's default."""
@@ -133,38 +146,73 @@ class Admission:
         return variants[name]
 
     def close(self) -> None:
-        """Let go of the jobs in line; they go on without this process."""
-        for task in self._watched:
-            task.cancel()
+        """Let go of the jobs in line; those that nobody attends to are dropped in time, the others go on."""
+        self._watch.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
-    def _watch(self, job: Job) -> asyncio.Task[JobStatus]:
-        """Wait for the job's end beside whoever asked for it, and count it: each job once, whoever fetches it."""
-        task = asyncio.create_task(self._finished(job.id))
-        self._watched.add(task)
-        task.add_done_callback(self._seen)
-        return task
-
-    def _seen(self, task: asyncio.Task[JobStatus]) -> None:
-        self._watched.discard(task)
-        if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("lost sight of a job", error=repr(error))
-
-    async def _finished(self, job_id: str) -> JobStatus:
-        status = await self.queue.wait(job_id)
-        record_finished(status)
-        _log.info(
-            "job finished",
-            job=job_id,
-            request_id=status.job.request_id,
-            state=status.state.value,
-            attempt=status.attempt,
-            error=status.error.detail if status.error else None,
+    async def _plan(self, data: bytes, options: UpscaleOptions, filename: str) -> Job:
+        """The job that the file and the options make, once both are found good."""
+        variant = await self.variant(options.model)
+        loop = asyncio.get_running_loop()
+        size = await loop.run_in_executor(
+            self._decoders, lambda: inspect(data, max_pixels=self.settings.max_input_pixels)
         )
-        return status
+        max_pixels = self.settings.max_output_pixels
+        check_result(size, options.scale, options.format, variant.process_size, max_pixels)
+        job_id = uuid.uuid4().hex
+        return Job(
+            id=job_id,
+            options=options.model_copy(update={"model": variant.name}),
+            width=size[0],
+            height=size[1],
+            input_key=input_key(job_id),
+            filename=filename,
+            cost=device_megapixels(size, options.scale, variant.process_size),
+            bytes=len(data),
+        )
+
+    async def _put_in_line(self, job: Job, data: bytes, caller: Caller) -> Submitted:
+        try:
+            await asyncio.to_thread(self.blobs.put, job.input_key, data)
+        except OSError as error:
+            _log.exception("the blob store takes no file")
+            raise Unavailable("The server cannot store the file now.") from error
+        try:
+            receipt = await self.queue.submit(job, caller.limits)
+        except (TooManyRequests, KeyReused):  # no other: after a lost answer the job may be in line
+            await self._forget(job)
+            raise
+        if receipt.joined:  # by a twin that came between
+            await self._forget(job)
+            return await self._join(receipt.job_id)
+        return Submitted(job, receipt.position, joined=False, finished=self._watch.begin(job))
+
+    async def _join(self, job_id: str) -> Submitted:
+        status = await self.queue.status(job_id)
+        return Submitted(status.job, status.position or 0, joined=True, finished=self._watch.join(status.job))
+
+    async def _forget(self, job: Job) -> None:
+        try:
+            await asyncio.to_thread(self.blobs.delete, job.id)
+        except OSError:  # swept later, as every orphan is
+            _log.warning("a refused job's file stays for the sweep", job=job.id, exc_info=True)
 
 
-def result_name(job: Job) -> str:
-    """A file name for the result that keeps the input's: photo.jpg → photo_4x.png."""
-    stem = PurePath(job.filename).stem or "image"
-    return f"{stem}_{job.options.scale:g}x.{_EXTENSIONS[job.options.format]}"
+def _check_allowed(options: UpscaleOptions, caller: Caller, idempotency_key: str) -> None:
+    if options.priority > caller.max_priority:
+        raise BadOption(
+            f"priority: {options.priority} is above the {caller.max_priority} that this API key may ask for.",
+            "Ask for less, or for a key that may.",
+        )
+    if idempotency_key and not _IDEMPOTENCY_KEY.fullmatch(idempotency_key):
+        raise BadRequest(
+            "The idempotency key is longer than 255 characters, or holds some that cannot be seen.",
+            "Use up to 255 visible ASCII characters, such as a UUID.",
+        )
+
+
+def _digest(data: bytes, options: UpscaleOptions) -> str:
+    """Of the file and of the options as they were asked for: what may share an idempotency key."""
+    known = hashlib.sha256(options.model_dump_json().encode())
+    known.update(data)
+    return known.hexdigest()

@@ -54,6 +54,13 @@ class BlobStore:
         except FileNotFoundError:
             raise JobNotFound(f"The file {key} is kept no more.") from None
 
+    def read(self, key: str, start: int, end: int) -> bytes:
+        """The bytes from `start` to `end`, or JobNotFound when they are there no more."""
+        try:
+            return bytes(self._fs.cat_file(self._path(key), start=start, end=end))
+        except FileNotFoundError:
+            raise JobNotFound(f"The file {key} is kept no more.") from None
+
     def delete(self, job_id: str) -> None:
         """Remove all files of a job; none there, or removed by another meanwhile, is no error."""
         with suppress(FileNotFoundError):

@@ -50,4 +50,5 @@ class Endings:
                     for ended in self._watched.get(fields["id"], ()):
                         ended.set()
             except Unavailable:
+                after = "0"  # a server that comes back may have lost its last words, and counts on from before
                 await asyncio.sleep(PAUSE_S)

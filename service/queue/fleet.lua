@@ -1,6 +1,11 @@
--- → [workers alive, (variant's info, jobs waiting for it)…], first the variants that a live worker serves, by name.
+-- → [workers alive, bytes stored, dead letters, (variant's info, jobs waiting for it, their megapixels, learned seconds
+-- per megapixel or '')…], first the variants that a live worker serves, by name.
 local time = now()
-local fleet = { redis.call('ZCOUNT', prefix .. 'workers', time, '+inf') }
+local fleet = {
+  redis.call('ZCOUNT', prefix .. 'workers', time, '+inf'),
+  number(redis.call('HGET', totals, 'stored')),
+  redis.call('ZCOUNT', prefix .. 'dead', time, '+inf'),
+}
 local live, missed = {}, {}
 for _, name in ipairs(redis.call('ZRANGEBYSCORE', prefix .. 'variants:known', '(' .. stamp(time), '+inf')) do
   local served = redis.call('ZCOUNT', serving_key(name), time, '+inf') > 0
@@ -11,6 +16,8 @@ for _, names in ipairs({ live, missed }) do
   for _, name in ipairs(names) do
     fleet[#fleet + 1] = redis.call('HGET', prefix .. 'variants', name)
     fleet[#fleet + 1] = redis.call('ZCARD', waiting_key(name))
+    fleet[#fleet + 1] = stamp(number(redis.call('HGET', prefix .. 'backlog', name)) / MICRO)
+    fleet[#fleet + 1] = tostring(seconds_per_megapixel(name) or '')
   end
 end
 return fleet

@@ -1,26 +1,47 @@
--- ARGV: token, worker, lease seconds, count, variant… → [job, attempt, seconds waited, 1 after a failed delivery]…
+-- ARGV: token, worker, lease seconds, count, ttl, problem of a job past its deadline, variant…
+-- → [job, attempt, seconds waited, 1 after a failed delivery]…
 -- The token names this call: a retry after a lost answer gets the same jobs once more, not others.
+even_when_full()
 local token, worker, lease_s, count = prefix .. 'lease:' .. ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
+local ttl, too_late = tonumber(ARGV[5]), ARGV[6]
+local variants = { unpack(ARGV, 7) }
+local MOST_DROPPED = 1000 -- of one call: the server has others to answer, too
 local time = now()
 
 local function answer(id)
   local job = redis.call('HMGET', job_key(id), 'job', 'attempt', 'created_at', 'released')
-  local suspect = tonumber(job[2]) - tonumber(job[4]) > 1
-  return { job[1], job[2], stamp(time - tonumber(job[3])), suspect and 1 or 0 }
+  return { job[1], job[2], stamp(time - job[3]), job[2] - job[4] > 1 and 1 or 0 }
 end
 
-local function next_job()
-  local best, best_score, best_variant
-  for i = 5, #ARGV do
-    local head = redis.call('ZRANGE', waiting_key(ARGV[i]), 0, 0, 'WITHSCORES')
-    if head[1] and (not best or tonumber(head[2]) < best_score) then
-      best, best_score, best_variant = head[1], tonumber(head[2]), ARGV[i]
+local function first_place()
+  local first
+  for _, variant in ipairs(variants) do
+    local head = redis.call('ZRANGE', waiting_key(variant), 0, 0)[1]
+    if head and (not first or string.sub(head, 1, PLACE) < string.sub(first, 1, PLACE)) then
+      first = head
     end
   end
-  return best, best_variant
+  return first
 end
 
-local leased = {}
+local function late(id)
+  local deadline = redis.call('ZSCORE', prefix .. 'deadlines', id)
+  return deadline and tonumber(deadline) <= time
+end
+
+local function take(place)
+  local id = id_at(place)
+  advance(place, variants)
+  leave_line(id, true)
+  local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
+  redis.call('HSET', job_key(id), 'state', 'running', 'started_at', stamp(time), 'worker', worker)
+  redis.call('ZADD', prefix .. 'leases', time + lease_s, id)
+  redis.call('RPUSH', token, id, attempt)
+  tell(id, 'progress', 0, 0)
+  return answer(id)
+end
+
+local leased, dropped = {}, 0
 local before = redis.call('LRANGE', token, 0, -1)
 if #before > 0 then
   for i = 1, #before, 2 do
@@ -31,18 +52,16 @@ if #before > 0 then
   return leased
 end
 
-while #leased < count do
-  local id, variant = next_job()
-  if not id then
+while #leased < count and dropped < MOST_DROPPED do
+  local place = first_place()
+  if not place then
     break
+  elseif late(id_at(place)) then
+    settle(id_at(place), 'failed', ttl, 'error', too_late)
+    dropped = dropped + 1
+  else
+    leased[#leased + 1] = take(place)
   end
-  redis.call('ZREM', waiting_key(variant), id)
-  local attempt = redis.call('HINCRBY', job_key(id), 'attempt', 1)
-  redis.call('HSET', job_key(id), 'state', 'running', 'started_at', stamp(time), 'worker', worker)
-  redis.call('ZADD', prefix .. 'leases', time + lease_s, id)
-  redis.call('RPUSH', token, id, attempt)
-  tell(id, 'progress', 0, 0)
-  leased[#leased + 1] = answer(id)
 end
 if #leased > 0 then
   redis.call('PEXPIRE', token, math.ceil(lease_s * 1000))

@@ -1,16 +1,35 @@
--- Prepended to every script: the keys, the clock, and the three ways a job can go.
+-- Prepended to every script: the keys, the clock, the fence, the learned speed.
 -- KEYS[1] is the prefix "{namespace}:"; its hash tag keeps all keys on one node of a cluster.
 --
---   job:ID      hash    the job and where it stands
---   waiting:V   zset    ids of the jobs that wait for variant V, next first
---   serving:V   zset    workers that serve variant V, by the time they count as gone
---   leases      zset    ids of the running jobs, by the time their lease ends
---   events:ID   stream  what happened to the job, the oldest lines dropped
---   ended       stream  ids of the jobs that reached their final state, the oldest dropped
---   arrivals    stream  one entry, replaced whenever a job begins to wait: what idle workers listen to
+--   job:ID          hash    the job and where it stands
+--   waiting:V       zset    places of the jobs that wait for variant V, next first (line.lua)
+--   backlog         hash    cost of the jobs that wait, by variant; no field where none wait
+--   tags:C          zset    finish tag of each client's last job in priority class C, those in the past forgotten
+--   vtime           hash    virtual time by class and variant
+--   client:NAME     hash    what a client has in line and under way; gone when that is nothing
+--   totals          hash    arrivals so far, jobs waiting, weight of the clients who wait, bytes stored
+--   leases          zset    ids of the running jobs, by the time their lease ends
+--   deadlines       zset    ids of the jobs that have one, by it
+--   attended        zset    ids of the jobs that somebody must ask for, by the time until which somebody has
+--   dead            zset    ids of the dead letters, by the time they are forgotten
+--   files           hash    bytes stored, by job id
+--   expiring        zset    ids of the jobs that are final, by the time their files may go
+--   key:…           string  id of the job that an idempotency key belongs to
+--   rate:NAME       string  the time at which a client's bucket of tokens is full again
+--   learned         hash    device seconds and megapixels of late, by variant
+--   workers         zset    workers, by the time they count as gone
+--   serving:V       zset    those that serve variant V, likewise
+--   variants        hash    what a variant is, by its name
+--   variants:known  zset    names of the variants, by the time they count as unknown
+--   events:ID       stream  what happened to the job, the oldest lines dropped
+--   ended           stream  ids of the jobs that reached their final state, the oldest dropped
+--   arrivals        stream  one entry, replaced whenever a job begins to wait: what idle workers listen to
+--   listing         string  there while no sweep needs to list the store
 local prefix = KEYS[1]
+local totals = prefix .. 'totals'
 local MAX_EVENTS = 512
 local MAX_ENDED = 10000
+local MICRO = 1e6 -- costs are whole millionths of a megapixel: their sums stay exact
 
 local function now()
   local time = redis.call('TIME')
@@ -19,6 +38,17 @@ end
 
 local function stamp(time)
   return string.format('%.6f', time)
+end
+
+-- A server that is full refuses a script whose first write would take memory. One that brings jobs to their end, and so
+-- makes room, begins with a write that takes none, and is let through.
+local function even_when_full()
+  redis.call('DEL', prefix)
+end
+
+-- A number that Redis gave as a text; 0 for none.
+local function number(text)
+  return tonumber(text or 0)
 end
 
 local function job_key(id)
@@ -50,39 +80,19 @@ local function was_done(id, attempt, state)
   return job[1] == state and job[2] == attempt
 end
 
--- Put a job in line, at the place it has by its score. A job that comes back keeps its place.
-local function enqueue(id)
-  local job = redis.call('HMGET', job_key(id), 'variant', 'score')
-  redis.call('HSET', job_key(id), 'state', 'queued', 'tiles_done', 0)
-  redis.call('HDEL', job_key(id), 'started_at')
-  redis.call('ZREM', prefix .. 'leases', id)
-  redis.call('ZADD', waiting_key(job[1]), job[2], id)
-  redis.call('XADD', prefix .. 'arrivals', 'MAXLEN', 1, '*', 'id', id)
-  tell(id, 'queued', 0, 0)
+-- Where a job is in line, 0 is next; -1 when it does not wait.
+local function position(id)
+  local job = redis.call('HMGET', job_key(id), 'variant', 'place')
+  return job[1] and redis.call('ZRANK', waiting_key(job[1]), job[2]) or -1
 end
 
--- Bring a job to its one final state; what is known of it stays for `ttl` seconds.
-local function settle(id, state, ttl, field, value)
-  local job = redis.call('HMGET', job_key(id), 'variant', 'tiles_done', 'tiles_total')
-  redis.call('HSET', job_key(id), 'state', state, 'finished_at', stamp(now()))
-  if field then
-    redis.call('HSET', job_key(id), field, value)
-  end
-  redis.call('ZREM', prefix .. 'leases', id)
-  redis.call('ZREM', waiting_key(job[1]), id)
-  tell(id, state, job[2], job[3])
-  redis.call('XADD', prefix .. 'ended', 'MAXLEN', '~', MAX_ENDED, '*', 'id', id)
-  local ms = math.ceil(ttl * 1000)
-  redis.call('PEXPIRE', job_key(id), ms)
-  redis.call('PEXPIRE', prefix .. 'events:' .. id, ms)
+-- Device seconds that a megapixel takes, as learned of late; nil while nothing is known.
+local function seconds_per_megapixel(variant)
+  local learned = redis.call('HMGET', prefix .. 'learned', 'seconds:' .. variant, 'megapixels:' .. variant)
+  return learned[1] and learned[1] / learned[2]
 end
 
--- A delivery came to nothing: in line again, or failed for good when it was the last one allowed.
-local function again_or_fail(id, max_attempts, ttl, problem)
-  local job = redis.call('HMGET', job_key(id), 'attempt', 'released')
-  if tonumber(job[1]) - tonumber(job[2]) < max_attempts then
-    enqueue(id)
-  else
-    settle(id, 'failed', ttl, 'error', problem)
-  end
+-- Live workers that a job of the variant, or of any, may come to; the one that is sure to come when there is none.
+local function servers(variant)
+  return math.max(1, redis.call('ZCOUNT', variant and serving_key(variant) or prefix .. 'workers', now(), '+inf'))
 end

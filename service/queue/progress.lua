@@ -1,4 +1,5 @@
 -- ARGV: id, attempt, tiles done, tiles in all → 1, or 0 when this attempt holds the job no more.
+even_when_full()
 local id, attempt, done, total = ARGV[1], ARGV[2], ARGV[3], ARGV[4]
 if not held(id, attempt) then
   return 0

@@ -1,6 +1,7 @@
 -- ARGV: worker, seconds until it counts as gone (0: it leaves), seconds its variants stay known, (name, info)…
 -- A variant outlives a worker that died, so that a job waits for the replacement instead of being refused. What a
 -- worker that leaves in good order served alone is known no more.
+even_when_full()
 local time, worker, ttl, known_s = now(), ARGV[1], tonumber(ARGV[2]), tonumber(ARGV[3])
 
 local function beat(zset)

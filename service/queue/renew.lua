@@ -1,4 +1,5 @@
 -- ARGV: lease seconds, (id, attempt)… → the ids that are still held.
+even_when_full()
 local ends = now() + tonumber(ARGV[1])
 local still = {}
 for i = 2, #ARGV, 2 do

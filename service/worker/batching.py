@@ -1,9 +1,9 @@
-"""Which ops run next, as one batch: a pure function of what is ready and the time."""
+"""Which ops run next, as one batch: a pure function of what is ready, what will be, the memory and the time."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import TypeVar
+from typing import Generic, TypeVar
 
 PATIENCE_S = 2.0
 """An op that has waited longer goes before all others, whatever its stage or priority."""
@@ -25,31 +25,89 @@ class Ready:
     """What the choice needs to know of an op that could run now."""
 
     group: Hashable
-    """Variant, kind and shape: ops of equal group may share a batch."""
+    """Variant, kind and shape: ops of equal group may share a batch, and are alike in `bytes` and `most`."""
     stage: Stage
     priority: int
+    client: str
     since: float
-    """Seconds on the clock of `now`."""
-    pixels: int
-    """What the op adds to its batch's size in memory; 0 where the number of ops says enough."""
+    """When it became ready: seconds on the clock of `now`."""
+    bytes: int
+    """Device memory that it takes while it runs."""
+    most: int
+    """The largest batch that it may be part of."""
 
 
 R = TypeVar("R", bound=Ready)
 
 
-def pick(ready: Sequence[R], max_batch: int, max_pixels: int, now: float) -> list[R]:
-    """The most urgent op and those that can go with it, the most urgent of them first.
+@dataclass(frozen=True)
+class Policy:
+    """How large batches may be, and how long an idle device waits for one to fill."""
 
-    They are at most `max_batch`, and their pixels at most `max_pixels` unless the first alone has more.
+    max_batch: int
+    max_wait_s: float
+
+
+@dataclass(frozen=True)
+class Choice(Generic[R]):
+    """The ops to run, the most urgent first; or none, and the time at which to look again (None: there is nothing)."""
+
+    batch: Sequence[R] = ()
+    look_again: float | None = None
+
+
+@dataclass(frozen=True)
+class _Candidate(Generic[R]):
+    """The batch that a group would make now, and whether it could be a larger one soon."""
+
+    batch: Sequence[R]
+    grows: bool
+
+    @property
+    def first(self) -> R:
+        return self.batch[0]
+
+
+def pick(
+    ready: Sequence[R],
+    policy: Policy,
+    *,
+    free_bytes: int,
+    used: Mapping[str, float],
+    coming: Mapping[Hashable, int],
+    now: float,
+) -> Choice[R]:
+    """The next batch: overdue ops first, then by stage, priority, the client least served (`used`), age.
+
+    A batch that could become larger by ops that are `coming` (a number for each group) gives way to other work of no
+    lower priority: that work brings them, and the device is not idle meanwhile. Only where nothing else is ready the
+    device waits for them, at most `max_wait_s` from when the batch's oldest op became ready. Batches take at most
+    `free_bytes`; an op that alone takes more is passed over.
     """
-    if not ready:
-        return []
 
-    def urgency(op: R) -> tuple[bool, int, int, float]:
-        return (now - op.since <= PATIENCE_S, op.stage, -op.priority, op.since)
+    def urgency(op: R) -> tuple[bool, int, int, float, float]:
+        return (now - op.since <= PATIENCE_S, op.stage, -op.priority, used.get(op.client, 0.0), op.since)
 
-    first = min(ready, key=urgency)
-    companions = sorted((op for op in ready if op.group == first.group), key=urgency)
-    roomy = max(1, max_pixels // first.pixels) if first.pixels else max_batch
-    fits = min(len(companions), max_batch, roomy)
-    return companions[: next(size for size in BATCH_SIZES if size <= fits)]
+    groups: dict[Hashable, list[R]] = {}
+    for op in sorted(ready, key=urgency):
+        if op.bytes <= free_bytes:
+            groups.setdefault(op.group, []).append(op)
+    if not groups:
+        return Choice()
+    candidates = [_candidate(ops, policy, free_bytes, coming.get(group, 0), now) for group, ops in groups.items()]
+    peers = [each for each in candidates if each.first.priority >= candidates[0].first.priority]
+    for each in peers:
+        if not each.grows:
+            return Choice(each.batch)
+    if len(candidates) == 1:
+        enough = min(op.since for op in candidates[0].batch) + policy.max_wait_s
+        return Choice(look_again=enough) if now < enough else Choice(candidates[0].batch)
+    return Choice(max(peers, key=lambda each: each.first.stage).batch)  # the work that brings the most to the others
+
+
+def _candidate(ops: Sequence[R], policy: Policy, free_bytes: int, coming: int, now: float) -> _Candidate[R]:
+    first = ops[0]
+    room = min(policy.max_batch, first.most, free_bytes // first.bytes if first.bytes else policy.max_batch)
+    size = next(size for size in BATCH_SIZES if size <= min(len(ops), room))
+    overdue = now - first.since > PATIENCE_S
+    return _Candidate(ops[:size], grows=not overdue and 2 * size <= min(len(ops) + coming, room))

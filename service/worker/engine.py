@@ -1,125 +1,173 @@
 """The device thread: takes the ops of many images, runs them in batches, hands the results back."""
 
-import math
 import time
-from collections.abc import Callable, Generator, Mapping, Sequence
-from concurrent.futures import Future
+from collections import Counter
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from concurrent.futures import InvalidStateError
 from contextlib import suppress
-from dataclasses import dataclass, field
-from queue import SimpleQueue
-from typing import Protocol
+from queue import Empty, SimpleQueue
 
-import structlog
 import torch
 from torch import Tensor
 
-from model.plan import LATENT
-from model.upscale import Decode, Encode, Op, Predict
-from service.worker.batching import Ready, Stage, pick
+from model.upscale import Steps
+from service.errors import OutOfMemory, Unavailable
+from service.telemetry import BATCH_DURATION, BATCH_FILL, BATCH_SIZE, DEVICE_MEMORY, TILES
+from service.worker.batching import Policy, Stage, pick
+from service.worker.execution import DeviceLost, run_batch, told
+from service.worker.image import Device, Image, ReadyOp, ready_ops
+from service.worker.shares import Shares
 
-_log = structlog.get_logger(__name__)
-
-
-class Device(Protocol):
-    """What runs a batch of ops of one key: a pipeline."""
-
-    def execute(self, ops: Sequence[Op]) -> list[Tensor]:
-        """The results, in the order of the ops."""
-        ...
-
-
-Steps = Generator[Sequence[Op], Sequence[Tensor], Tensor]
-
-
-@dataclass(eq=False)
-class Image:
-    """One image on its way: its generator, what it waits for, what it has cost."""
-
-    variant: str
-    steps: Steps
-    priority: int
-    on_tile: Callable[[int], None]
-    """Called on the device thread with the number of tiles done."""
-    outcome: "Future[Tensor]" = field(default_factory=Future)
-    """Cancel it, and the image is dropped before its next batch."""
-    seconds: dict[str, float] = field(default_factory=dict)
-    """The image's share of the device's time, by stage."""
-    tiles_done: int = 0
-    results: list[Tensor | None] = field(default_factory=list)
-
-
-@dataclass(frozen=True, eq=False)
-class ReadyOp(Ready):
-    """An op of an image, and the place where its result belongs."""
-
-    image: Image
-    op: Op
-    place: int
+STARVED = 3
+"""So many images in a row that ran out of memory alone: the memory is not theirs to be had, it has leaked."""
 
 
 class Engine:
-    """`submit` from any thread; `run` is the device thread's whole life."""
+    """`expect` and `submit` from any thread; `run` is the device thread's whole life."""
 
-    def __init__(self, devices: Mapping[str, Device], max_batch: int, max_batch_pixels: int) -> None:
+    def __init__(
+        self, devices: Mapping[str, Device], policy: Policy, *, budget_bytes: int, max_batch_pixels: int
+    ) -> None:
         self._devices = devices
-        self._max_batch = max_batch
+        self._policy = policy
+        self._budget = budget_bytes
         self._max_batch_pixels = max_batch_pixels
         self._inbox: SimpleQueue[Image | None] = SimpleQueue()
+        self._images: dict[Image, None] = {}  # in order of arrival
         self._ready: list[ReadyOp] = []
+        self._shares = Shares()
+        self._starved = 0
+        self._busy_since: float | None = None
         self._stopped = False
+        self._lost: DeviceLost | None = None
 
-    def submit(self, image: Image) -> None:
+    def expect(self, image: Image) -> None:
+        """Say that an image is on its way to the device: a batch that it could fill waits a moment for it."""
+        self._put(image)
+
+    def submit(self, image: Image, begin: Callable[[], Steps]) -> None:
         """Give the device an image; its `outcome` tells how it went."""
-        self._inbox.put(image)
+        image.begin = begin
+        self._put(image)
 
     def stop(self) -> None:
         """End `run` after the batch at hand; images that are not done stay so."""
         self._stopped = True
         self._inbox.put(None)
 
+    @property
+    def busy_s(self) -> float:
+        """For how long the device thread has been at one step; 0 while it waits for work."""
+        since = self._busy_since
+        return 0.0 if since is None else time.monotonic() - since
+
     def run(self) -> None:
-        """Work until stopped; sleep while there is nothing to do."""
-        with torch.no_grad():
-            while not self._stopped:
-                self._take_in(wait=not self._ready)
-                self.step()
+        """Work until stopped; sleep while there is nothing to do. Raises DeviceLost when the device is of no more use.
+
+        Images that are not done then fail with DeviceLost too.
+        """
+        try:
+            with torch.no_grad():
+                while not self._stopped:
+                    self._take_in(until=time.monotonic())
+                    self.step()
+        except BaseException as error:
+            self._lost = error if isinstance(error, DeviceLost) else DeviceLost(f"The device thread failed: {error!r}")
+            self._take_in(until=time.monotonic())
+            for image in self._images:
+                _settle(image, self._lost)
+            raise
 
     def step(self) -> None:
-        """One batch: pick it, run it, hand the results back to the images."""
-        self._ready = [ready for ready in self._ready if not ready.image.outcome.cancelled()]
-        batch = pick(self._ready, self._max_batch, self._max_batch_pixels, time.monotonic())
-        if not batch:
+        """One batch: start what fits in memory, pick, run, hand the results back; or wait for what is to come."""
+        self._forget_cancelled()
+        self._start_what_fits()
+        free, used = self._budget - self._held(), self._shares.used
+        now = time.monotonic()
+        choice = pick(self._ready, self._policy, free_bytes=free, used=used, coming=self._coming(), now=now)
+        if not choice.batch:
+            self._take_in(until=choice.look_again)
             return
-        taken = set(map(id, batch))
+        taken = set(map(id, choice.batch))
         self._ready = [ready for ready in self._ready if id(ready) not in taken]
-        for ready, result in zip(batch, self._execute(batch), strict=True):
+        for ready, result in zip(choice.batch, self._execute(choice.batch), strict=True):
             self._receive(ready, result)
 
-    def _take_in(self, *, wait: bool) -> None:
-        while wait or not self._inbox.empty():
-            image = self._inbox.get()
-            wait = False
-            if image is not None:
-                self._advance(image, None)
+    def _put(self, image: Image) -> None:
+        self._inbox.put(image)
+        if self._lost:
+            _settle(image, self._lost)
+
+    # What comes in -------------------------------------------------------------------------------------------------
+
+    def _take_in(self, *, until: float | None) -> None:
+        """All that has come by now; wait for the first until then (None: without end)."""
+        timeout = None if until is None else max(0.0, until - time.monotonic())
+        self._busy_since = None
+        with suppress(Empty):
+            while True:
+                image = self._inbox.get(timeout=timeout) if timeout != 0 else self._inbox.get_nowait()
+                timeout = 0
+                if image is not None and image not in self._images and not image.outcome.done():
+                    self._images[image] = None
+                    self._shares.enter(image.client)
+        self._busy_since = time.monotonic()
+
+    def _start_what_fits(self) -> None:
+        """In order of arrival; one that must wait for memory holds back those behind it, or it might wait for ever."""
+        for image in list(self._images):
+            if image.steps is not None or image.begin is None:
+                continue
+            if not self._fits(image):
+                return
+            try:
+                image.steps = image.begin()
+            except Exception as error:  # noqa: BLE001 — the image's fate, not the worker's
+                self._fail(image, told(error))
+                continue
+            TILES.labels(image.variant).observe(image.tiles)
+            DEVICE_MEMORY.labels("images").set(self._held())
+            self._advance(image, None)
+
+    def _fits(self, image: Image) -> bool:
+        """Whether it, and every image that runs already, could still run its largest op."""
+        running = [each for each in self._images if each.steps is not None]
+        largest = max(each.lone_bytes - each.held_bytes for each in [*running, image])
+        return self._held() + image.held_bytes + largest <= self._budget
+
+    def _held(self) -> int:
+        return sum(image.held_bytes for image in self._images if image.steps is not None)
+
+    def _coming(self) -> Counter[Hashable]:
+        """Ops by group that will become ready without those of the group itself, and without more memory."""
+        coming: Counter[Hashable] = Counter()
+        for image in self._images:
+            if image.steps is None and image.begin is not None:
+                continue
+            for work in image.ahead:
+                if (group := image.group_of(work)) != image.group:
+                    coming[group] += work.count
+        return coming
+
+    # What comes out ------------------------------------------------------------------------------------------------
 
     def _execute(self, batch: Sequence[ReadyOp]) -> list[Tensor | Exception]:
-        """The batch's results; when it fails, each op alone, so that only the culprit's image fails."""
-        device = self._devices[batch[0].image.variant]
+        model, stage = batch[0].image.variant, batch[0].stage.name.lower()
         began = time.monotonic()
-        results: list[Tensor | Exception]
         try:
-            results = list(device.execute([ready.op for ready in batch]))
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()  # times and errors belong to this batch, not to a later one
-        except Exception as error:  # noqa: BLE001 — whatever it is, it is the image's fate, not the worker's
-            if len(batch) == 1:
-                return [error]
-            _log.warning("batch failed, running its ops one by one", size=len(batch), error=repr(error))
-            return [result for ready in batch for result in self._execute([ready])]
-        share = (time.monotonic() - began) / len(batch)
-        stage = batch[0].stage.name.lower()
+            results = run_batch(self._devices[model], [ready.op for ready in batch])
+        except DeviceLost as error:
+            for ready in batch:  # one of them may be the cause: it counts as an attempt
+                self._fail(ready.image, Unavailable(error.detail))
+            raise
+        seconds = time.monotonic() - began
         for ready in batch:
-            ready.image.seconds[stage] = ready.image.seconds.get(stage, 0.0) + share
+            image, share = ready.image, seconds / len(batch)
+            image.seconds[stage] = image.seconds.get(stage, 0.0) + share
+            self._shares.charge(image.client, share / image.weight)
+        BATCH_SIZE.labels(model, stage).observe(len(batch))
+        BATCH_FILL.labels(model, stage).observe(len(batch) / self._policy.max_batch)
+        BATCH_DURATION.labels(model, stage).observe(seconds)
         return results
 
     def _receive(self, ready: ReadyOp, result: Tensor | Exception) -> None:
@@ -138,41 +186,42 @@ class Engine:
             self._advance(image, complete)
 
     def _advance(self, image: Image, results: Sequence[Tensor] | None) -> None:
+        assert image.steps is not None
         try:
             ops = next(image.steps) if results is None else image.steps.send(results)
         except StopIteration as end:
-            with suppress(Exception):  # cancelled in this very moment
-                image.outcome.set_result(end.value)
+            self._starved = 0
+            self._forget(image)
+            _settle(image, end.value)
         except Exception as error:  # noqa: BLE001 — as above
-            self._fail(image, error)
+            self._fail(image, told(error))
         else:
             image.results = [None] * len(ops)
-            now = time.monotonic()
-            self._ready += [
-                ReadyOp((image.variant, *op.key), _stage(op), image.priority, now, _pixels(op), image, op, place)
-                for place, op in enumerate(ops)
-            ]
+            image.ahead = image.ahead[1:]
+            self._ready += ready_ops(image, ops, self._max_batch_pixels, time.monotonic())
 
     def _fail(self, image: Image, error: Exception) -> None:
-        self._ready = [ready for ready in self._ready if ready.image is not image]
-        with suppress(Exception):  # cancelled in this very moment
-            image.outcome.set_exception(error)
+        self._forget(image)
+        _settle(image, error)
+        self._starved += isinstance(error, OutOfMemory)
+        if self._starved >= STARVED:
+            raise DeviceLost(f"{STARVED} images in a row ran out of device memory, each alone in its batch.")
+
+    def _forget_cancelled(self) -> None:
+        for image in [image for image in self._images if image.outcome.done()]:
+            self._forget(image)
+
+    def _forget(self, image: Image) -> None:
+        if image in self._images:
+            del self._images[image]
+            self._shares.leave(image.client)
+            self._ready = [ready for ready in self._ready if ready.image is not image]
+            DEVICE_MEMORY.labels("images").set(self._held())
 
 
-def _stage(op: Op) -> Stage:
-    match op:
-        case Decode():
-            return Stage.DECODE
-        case Predict():
-            return Stage.PREDICT
-    return Stage.ENCODE
-
-
-def _pixels(op: Op) -> int:
-    """An image as a whole can be of any size; a tile has the one size of its variant."""
-    match op:
-        case Encode():
-            return math.prod(op.tensor.shape[-2:])
-        case Decode():
-            return math.prod(op.tensor.shape[-2:]) * LATENT**2
-    return 0
+def _settle(image: Image, outcome: Tensor | Exception) -> None:
+    with suppress(InvalidStateError):  # cancelled in this very moment
+        if isinstance(outcome, Exception):
+            image.outcome.set_exception(outcome)
+        else:
+            image.outcome.set_result(outcome)

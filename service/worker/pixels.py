@@ -1,17 +1,25 @@
-"""Between a file's bytes of colour and the model's floats."""
+"""Between a picture's levels and the model's floats."""
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
-from service.images import Pixels
+from service.images import Picture
+from service.job import BitDepth, UpscaleOptions
+
+_DTYPES: dict[BitDepth, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
 
 
-def to_tensor(rgb: Pixels) -> Tensor:
-    """[H,W,3] uint8 as [3,H,W] float32 in [0,1]."""
-    return torch.tensor(rgb).permute(2, 0, 1).float() / 255
+def to_tensor(picture: Picture) -> Tensor:
+    """The colours as [3,H,W] float32 in [0,1]; what is hidden by alpha does not count."""
+    rgb = picture.filled_rgb
+    return torch.from_numpy(rgb.astype(np.float32)).permute(2, 0, 1) / np.iinfo(rgb.dtype).max
 
 
-def to_rgb(pixels: Tensor) -> Pixels:
-    """[3,H,W] in [0,1] as [H,W,3] uint8, rounded to the nearest level."""
-    rgb: Pixels = (pixels * 255).round().byte().permute(1, 2, 0).contiguous().cpu().numpy()
-    return rgb
+def to_picture(pixels: Tensor, photo: Picture, options: UpscaleOptions) -> Picture:
+    """The result [3,H,W] in [0,1], rounded once to the depth asked for, with what the photo carried beside colours."""
+    dtype = _DTYPES[options.depth]
+    levels: NDArray[np.float32] = (pixels * np.iinfo(dtype).max).round().permute(1, 2, 0).contiguous().cpu().numpy()
+    picture = photo.with_rgb(levels.astype(dtype))
+    return picture.without_exif() if options.metadata == "strip" else picture

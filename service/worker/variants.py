@@ -1,17 +1,20 @@
 """The variants a worker serves: all loaded and warmed at start, all resident until it ends."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import structlog
 import torch
 
 from model.pipeline import OMGSRPipeline
-from model.upscale import drive
 from model.variant import Variant, find_variants
 from service.errors import Unavailable
 from service.job import VariantInfo
 from service.settings import Settings
+from service.worker.memory import Room, free_bytes, weight_bytes
+from service.worker.served import Models, Served
+from service.worker.warm_up import Measured, measure, warm_up
 
 _log = structlog.get_logger(__name__)
 
@@ -42,28 +45,53 @@ def variant_folders(paths: Iterable[Path]) -> dict[str, Path]:
     return found
 
 
-def load_variants(settings: Settings) -> dict[str, OMGSRPipeline]:
-    """Every variant of the settings, ready to run. A variant that cannot be loaded or run is a failed start."""
+def load_models(settings: Settings) -> Models:
+    """Every variant of the settings, ready to run. One that cannot be loaded or run, or has no room, is a failed start.
+
+    Raises ModelFilesError for files that are missing or damaged, Unavailable otherwise.
+    """
     if settings.threads:
         torch.set_num_threads(settings.threads)
     device = pick_device(settings.device)
-    pipes = {}
+    budget = settings.max_device_bytes or free_bytes(device)
+    room = Room(budget)
+    pipes, found = dict[str, OMGSRPipeline](), dict[str, Measured]()
     for name, folder in variant_folders(settings.models).items():
-        pipes[name] = OMGSRPipeline.from_variant(folder, device=device, dtype=dtype_on(device))
-        warm_up(pipes[name], settings.max_batch)
-        _log.info("model ready", model=name, device=str(device))
-    return pipes
+        with _refusals(name, device):
+            pipe = OMGSRPipeline.from_variant(folder, device=device, dtype=dtype_on(device))
+            room.settle(name, weight_bytes([pipe.vae, pipe.denoiser.network]))
+            pipes[name], found[name] = pipe, measure(pipe)
+    served = {}
+    for name, pipe in pipes.items():
+        room.check_native(name, pipe.geometry, found[name].each)
+        with _refusals(name, device):
+            seconds = warm_up(
+                pipe,
+                found[name],
+                max_batch=settings.max_batch,
+                max_pixels=settings.max_batch_pixels,
+                free_bytes=room.left,
+            )
+        served[name] = Served(info(pipe), pipe, found[name].each, seconds)
+        _log.info("model ready", model=name, device=str(device), seconds_per_megapixel=round(seconds, 4))
+    return Models(served, room.left, budget - room.left)
+
+
+@contextmanager
+def _refusals(name: str, device: torch.device) -> Iterator[None]:
+    """What goes wrong with a variant at start, in words."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:  # torch's errors, out-of-memory among them
+        raise Unavailable(
+            f"The model {name!r} does not run on {device}: {str(error) or 'not enough memory'}",
+            "Free the device's memory, serve fewer models, or choose another device (OMGSR_DEVICE).",
+        ) from error
 
 
 def dtype_on(device: torch.device) -> torch.dtype | None:
     """The variant's own dtype on a GPU; float32 on a CPU, where the short ones are slower, not faster."""
     return torch.float32 if device.type == "cpu" else None
-
-
-def warm_up(pipe: OMGSRPipeline, max_batch: int) -> None:
-    """Run one small image all the way, so that the first client does not wait for one-time work."""
-    side = max(1, pipe.geometry.process_size // 4)
-    drive([pipe.upscale(torch.zeros(3, side, side), scale=4)], pipe.execute, max_batch)
 
 
 def info(pipe: OMGSRPipeline) -> VariantInfo:

@@ -99,14 +99,16 @@ class Cancel(_message.Message):
     def __init__(self, image_id: _Optional[str] = ...) -> None: ...
 
 class Accepted(_message.Message):
-    __slots__ = ("image_id", "job_id", "position")
+    __slots__ = ("image_id", "job_id", "position", "joined")
     IMAGE_ID_FIELD_NUMBER: _ClassVar[int]
     JOB_ID_FIELD_NUMBER: _ClassVar[int]
     POSITION_FIELD_NUMBER: _ClassVar[int]
+    JOINED_FIELD_NUMBER: _ClassVar[int]
     image_id: str
     job_id: str
     position: int
-    def __init__(self, image_id: _Optional[str] = ..., job_id: _Optional[str] = ..., position: _Optional[int] = ...) -> None: ...
+    joined: bool
+    def __init__(self, image_id: _Optional[str] = ..., job_id: _Optional[str] = ..., position: _Optional[int] = ..., joined: _Optional[bool] = ...) -> None: ...
 
 class Progress(_message.Message):
     __slots__ = ("image_id", "state", "tiles_done", "tiles_total")

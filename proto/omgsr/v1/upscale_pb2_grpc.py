@@ -26,7 +26,9 @@ if _version_not_supported:
 
 
 class UpscaleServiceStub:
-    """Missing associated documentation comment in .proto file."""
+    """Metadata of a call: `authorization: Bearer KEY` (or `x-api-key: KEY`) where the server has keys, else the call ends
+    UNAUTHENTICATED; `x-request-id`, one's own name for the call in logs, answered in the initial metadata; `traceparent`.
+    """
 
     def __init__(self, channel):
         """Constructor.
@@ -47,19 +49,33 @@ class UpscaleServiceStub:
 
 
 class UpscaleServiceServicer:
-    """Missing associated documentation comment in .proto file."""
+    """Metadata of a call: `authorization: Bearer KEY` (or `x-api-key: KEY`) where the server has keys, else the call ends
+    UNAUTHENTICATED; `x-request-id`, one's own name for the call in logs, answered in the initial metadata; `traceparent`.
+    """
 
     def Upscale(self, request_iterator, context):
-        """For each image: a `start`, then its file in `chunk`s. The answers name the image that they belong to.
-        An image that fails gets a `failed`; the stream and its other images go on.
+        """For each image: a `start`, then its file in `chunk`s. The answers name the image that they belong to, and come as
+        the images get done, in whatever order. An image that fails gets a `failed`; the stream and its other images go on.
+
+        Of one stream 8 images are at work at once, from their start to the last piece of their result. At the `start` of
+        a ninth the server reads on only when one of them has ended, so read while you write; a `cancel` that is sent after
+        that start waits with it. Where all 8 are files that are not whole yet, the ninth is refused: send one file after
+        the other. A reader that is slow holds up its own results alone.
+
+        The call's deadline is its images' too, and a client that is gone, or cancels the call, cancels their jobs: but not
+        those with an idempotency_key. When the server stops, images that came before are finished, later ones get a
+        `failed` with UNAVAILABLE, and the call ends UNAVAILABLE: send what is left to another server.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
         raise NotImplementedError('Method not implemented!')
 
     def UpscaleImage(self, request, context):
-        """One small image, whole in one message each way: quicker than a stream. The file and the result are at most 4 MiB;
-        larger ones are refused with OUT_OF_RANGE: send them over the stream. The call's deadline is the job's.
+        """One small image, whole in one message each way: quicker than a stream. Messages are at most 4 MiB, as most clients
+        have it by default: a larger file is refused with RESOURCE_EXHAUSTED, a larger result with OUT_OF_RANGE: send the
+        photo over the stream. Errors are the call's status, with the same details as those of `Failed`. The call's
+        deadline is the job's, and its cancellation cancels the job, unless there is an idempotency_key. The initial
+        metadata tells the job as `x-job-id` as soon as it is in line.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -87,7 +103,9 @@ def add_UpscaleServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class UpscaleService:
-    """Missing associated documentation comment in .proto file."""
+    """Metadata of a call: `authorization: Bearer KEY` (or `x-api-key: KEY`) where the server has keys, else the call ends
+    UNAUTHENTICATED; `x-request-id`, one's own name for the call in logs, answered in the initial metadata; `traceparent`.
+    """
 
     @staticmethod
     def Upscale(request_iterator,

@@ -1,0 +1,122 @@
+"""The bundled mini behind the whole service: load, memory, and what the service adds to the bare pipeline."""
+
+import asyncio
+import tempfile
+import time
+from collections import Counter
+from io import BytesIO
+from pathlib import Path
+
+import grpc
+import httpx
+import psutil
+from omgsr.v1 import upscale_pb2_grpc
+from PIL import Image
+
+from bench.service.load import Seen, closed_loop, photos, rest, streamed
+from bench.service.table import Table
+from tests.running import Service, running_service
+
+MINI = Path(__file__).parents[2] / "model" / "weights" / "omgsr-s-mini"
+CLIENTS = 64
+BATCH = 4
+FILE_STAGES = ("decode_file", "encode_file")
+DEVICE_STAGES = ("encode", "predict", "decode")
+
+
+async def load(lasts_s: float) -> Table:
+    """64 clients with photos of 40 sizes, first over REST, then over gRPC."""
+    table = Table(
+        "64 clients on the mini",
+        "python -m bench.service load",
+        ("transport", "images", "images/s", "p50 s", "p95 s", "p99 s", "answers"),
+    )
+    files = photos(40, (48, 128))
+    with tempfile.TemporaryDirectory(prefix="omgsr-") as state, running_service(Path(state), MINI) as service:
+        limits = httpx.Limits(max_connections=CLIENTS)
+        async with httpx.AsyncClient(base_url=service.url, limits=limits) as client:
+            await closed_loop(rest(client, format="jpeg"), files, 4, 5)  # what a first request makes is made
+            before = _megabytes(service)
+            over_rest = await closed_loop(rest(client, format="jpeg"), files, CLIENTS, lasts_s)
+        async with grpc.aio.insecure_channel(service.grpc) as channel:
+            over_grpc = await closed_loop(
+                streamed(upscale_pb2_grpc.UpscaleServiceStub(channel)), files, CLIENTS, lasts_s
+            )
+        after = _megabytes(service)
+    for name, seen in (("REST", over_rest), ("gRPC", over_grpc)):
+        table.rows.append(_row(name, seen))
+    answers = over_rest.codes + over_grpc.codes
+    ids = Counter(over_rest.jobs + over_grpc.jobs)
+    table.claim(f"no answer but success and 429: {dict(answers)}", holds=answers.keys() <= {"200", "429", "OK"})
+    table.claim("every job ended once, none was lost", holds=max(ids.values()) == 1)
+    for process in before:
+        grown = after[process] - before[process]
+        table.claim(
+            f"memory of the {process}: {before[process]:.0f} MB before, {grown:+.0f} MB after the load",
+            holds=grown < 100,
+        )
+    return table
+
+
+async def overhead(lasts_s: float) -> Table:
+    """Images a second of the service at saturation against the bare pipeline; then one request a second."""
+    table = Table(
+        "What the service adds to the bare pipeline (mini, one thread of torch, 128 px → 512 px)",
+        "python -m bench.service overhead",
+        ("run", "images/s", "overhead"),
+    )
+    files = photos(1, (128, 128))
+    bare = await asyncio.to_thread(_bare, files[0], lasts_s)
+    table.rows.append(("bare pipeline, batches of 4", bare, "–"))
+    with (
+        tempfile.TemporaryDirectory(prefix="omgsr-") as state,
+        running_service(Path(state), MINI, OMGSR_MAX_BATCH=str(BATCH), OMGSR_THREADS="1") as service,
+    ):
+        async with httpx.AsyncClient(base_url=service.url) as client:
+            send = rest(client, format="jpeg")
+            await closed_loop(send, files, 2 * BATCH, 5)
+            full = await closed_loop(send, files, 3 * BATCH, lasts_s)
+            share = 1 - full.throughput / bare
+            table.rows.append(("service, 12 clients", full.throughput, f"{100 * share:.1f} %"))
+            table.claim(f"at saturation the service costs {100 * share:.1f} % (less than 8 %)", holds=share < 0.08)
+            calm = Seen()
+            for _ in range(max(10, round(lasts_s))):
+                began = time.perf_counter()
+                await send(files[0], calm)
+                await asyncio.sleep(max(0.0, began + 1 - time.perf_counter()))
+    added = sorted(1000 * _added(seconds, timing) for seconds, timing in zip(calm.seconds, calm.timings, strict=True))
+    p99 = added[min(len(added) - 1, round(0.99 * len(added)))]
+    table.rows.append(
+        (f"1 request a second ({len(added)}): ms added, p50 and p99", added[len(added) // 2], f"{p99:.1f} ms")
+    )
+    table.claim(f"at 1 request/s the service adds {p99:.1f} ms at p99 (less than 15), codecs apart", holds=p99 < 15)
+    return table
+
+
+def _added(seconds: float, timing: dict[str, float]) -> float:
+    """What of a request is neither the device's nor a file codec's."""
+    return seconds - sum(timing.get(stage, 0.0) for stage in (*DEVICE_STAGES, *FILE_STAGES))
+
+
+def _bare(photo: bytes, lasts_s: float) -> float:
+    import torch
+
+    from model import OMGSRPipeline
+
+    torch.set_num_threads(1)
+    pipe = OMGSRPipeline.from_variant(MINI, dtype=torch.float32)
+    images = [Image.open(BytesIO(photo)).convert("RGB")] * BATCH
+    pipe(images, scale=4)
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() - began < lasts_s:
+        count += len(pipe(images, scale=4))
+    return count / (time.perf_counter() - began)
+
+
+def _megabytes(service: Service) -> dict[str, float]:
+    return {name: psutil.Process(service.child(name).pid).memory_info().rss / 1e6 for name in ("api", "worker")}
+
+
+def _row(name: str, seen: Seen) -> tuple[str, int, float, float, float, float, str]:
+    answers = ", ".join(f"{code}: {count}" for code, count in sorted(seen.codes.items()))
+    return (name, len(seen.seconds), seen.throughput, *(seen.percentile(p) for p in (0.5, 0.95, 0.99)), answers)

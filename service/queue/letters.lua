@@ -1,0 +1,2 @@
+-- → the ids of the dead letters, the oldest first.
+return redis.call('ZRANGEBYSCORE', prefix .. 'dead', '(' .. stamp(now()), '+inf')
