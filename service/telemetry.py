@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
-from prometheus_client import Counter, Gauge, Histogram
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
 
 from service.errors import ServiceError
 from service.job import JobStatus
@@ -33,28 +33,45 @@ WORKERS_ALIVE = Gauge("omgsr_workers_alive", "Workers with a fresh heartbeat.")
 STORED_BYTES = Gauge("omgsr_stored_bytes", "Files and results that are kept.")
 DEAD_LETTERS = Gauge("omgsr_dead_letters_kept", "Jobs that were given up, and can be looked at and replayed.")
 
-# A worker's own.
-BATCH_SIZE = Histogram("omgsr_batch_size", "Ops in one batch.", ("model", "stage"), buckets=(1, 2, 4, 8))
+# A worker's own, in a registry of its own: what one process knows nothing of, it does not tell as zero.
+WORKER_METRICS = CollectorRegistry()
+ProcessCollector(registry=WORKER_METRICS)
+WORKER_METRICS.register(STAGE_DURATION)
+BATCH_SIZE = Histogram(
+    "omgsr_batch_size", "Ops in one batch.", ("model", "stage"), buckets=(1, 2, 4, 8), registry=WORKER_METRICS
+)
 BATCH_FILL = Histogram(
     "omgsr_batch_fill_ratio",
     "Ops in one batch, over the largest number allowed (OMGSR_MAX_BATCH).",
     ("model", "stage"),
     buckets=(0.125, 0.25, 0.5, 0.75, 1),
+    registry=WORKER_METRICS,
 )
 BATCH_DURATION = Histogram(
-    "omgsr_batch_duration_seconds", "Device time of one batch.", ("model", "stage"), buckets=_SECONDS
+    "omgsr_batch_duration_seconds",
+    "Device time of one batch.",
+    ("model", "stage"),
+    buckets=_SECONDS,
+    registry=WORKER_METRICS,
 )
 TILES = Histogram(
-    "omgsr_tiles_per_request", "Tiles of one image.", ("model",), buckets=(1, 2, 4, 9, 16, 25, 36, 64, 121, 256)
+    "omgsr_tiles_per_request",
+    "Tiles of one image.",
+    ("model",),
+    buckets=(1, 2, 4, 9, 16, 25, 36, 64, 121, 256),
+    registry=WORKER_METRICS,
 )
 DEVICE_MEMORY = Gauge(
     "omgsr_device_memory_bytes",
-    "budget: what the worker may use; models: their weights; images: what started images hold.",
+    "budget: what images may use; models: their weights, beside it; images: what those under way hold of the budget.",
     ("kind",),
+    registry=WORKER_METRICS,
 )
-RETRIES = Counter("omgsr_retries", "Attempts that failed and went back in line.")
-DEAD = Counter("omgsr_dead_letters", "Jobs given up, to be looked at and replayed.")
-WORKER_READY = Gauge("omgsr_worker_ready", "1 while this worker is warm, healthy and takes jobs.")
+RETRIES = Counter("omgsr_retries", "Attempts that failed and went back in line.", registry=WORKER_METRICS)
+DEAD = Counter("omgsr_dead_letters", "Jobs given up, to be looked at and replayed.", registry=WORKER_METRICS)
+WORKER_READY = Gauge(
+    "omgsr_worker_ready", "1 while this worker is warm, healthy and takes jobs.", registry=WORKER_METRICS
+)
 
 # Without local variables: they hold what clients sent, and passwords.
 _tracebacks = structlog.processors.ExceptionRenderer(
@@ -83,9 +100,14 @@ def record_finished(status: JobStatus) -> None:
     if status.result is None:
         return
     OUTPUT_MEGAPIXELS.labels(model).inc(status.result.width * status.result.height / 1e6)
-    for stage, seconds in status.result.seconds.items():
+    record_stages(model, status.result.seconds)
+
+
+def record_stages(model: str, seconds: Mapping[str, float]) -> None:
+    """Note a worker's time on one image, by stage."""
+    for stage, taken in seconds.items():
         if stage != WAIT_STAGE:
-            STAGE_DURATION.labels(model, stage).observe(seconds)
+            STAGE_DURATION.labels(model, stage).observe(taken)
 
 
 def record_queue(

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import BrowserType, Page, async_playwright
+from playwright.async_api import Browser, BrowserType, Page, ViewportSize, async_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = [
@@ -17,6 +17,8 @@ ARGUMENTS = [
     *("--disable-sync", "--no-first-run", "--disable-quic"),
 ]
 PATIENCE_MS = 30_000
+PAINTED = "new Promise((done) => requestAnimationFrame(() => requestAnimationFrame(done)))"
+"""Before it is, a browser drops keys."""
 
 
 def program(chromium: BrowserType) -> str:
@@ -31,35 +33,41 @@ def program(chromium: BrowserType) -> str:
 
 
 @asynccontextmanager
-async def browsing(
-    url: str, *, width: int = 1280, height: int = 800, dark: bool = False, refused: str = ""
-) -> AsyncIterator[Page]:
-    """The page at `url`, without motion. It must meet no error but answers of the statuses in the pattern `refused`,
-    and ask nobody else for anything.
+async def started() -> AsyncIterator[Browser]:
+    """A browser for a whole file of tests."""
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=program(playwright.chromium), args=ARGUMENTS)
+        try:
+            yield browser
+        finally:
+            await browser.close()
+
+
+@asynccontextmanager
+async def page_at(browser: Browser, url: str, *, width: int = 1280, refused: str = "") -> AsyncIterator[Page]:
+    """The page at `url`, as a new visitor sees it, without motion.
+
+    It must meet no error but requests that fail as the pattern `refused` says, and ask nobody else for anything.
     """
     faults: list[str] = []
 
     def note(kind: str, text: str) -> None:
-        if not (refused and re.search(rf"status of ({refused})\b", text)):
+        if not (refused and re.search(rf"^Failed to load resource: .*({refused})", text)):
             faults.append(f"{kind}: {text}")
 
-    async with async_playwright() as playwright:
-        browser = await playwright.chromium.launch(executable_path=program(playwright.chromium), args=ARGUMENTS)
-        context = await browser.new_context(
-            viewport={"width": width, "height": height},
-            color_scheme="dark" if dark else "light",
-            reduced_motion="reduce",
-        )
+    viewport: ViewportSize = {"width": width, "height": 800}
+    context = await browser.new_context(viewport=viewport, reduced_motion="reduce")
+    try:
         context.set_default_timeout(PATIENCE_MS)
         page = await context.new_page()
         page.on("console", lambda message: note("console", message.text) if message.type == "error" else None)
         page.on("pageerror", lambda error: note("error", str(error)))
         page.on("request", lambda asked: None if asked.url.startswith((url, "blob:")) else note("request", asked.url))
-        try:
-            await page.goto(url)
-            yield page
-        finally:
-            await browser.close()
+        await page.goto(url)
+        await page.evaluate(PAINTED)
+        yield page
+    finally:
+        await context.close()
     assert not faults
 
 

@@ -139,7 +139,7 @@ async def test_a_store_that_is_full_refuses_and_recovers(state: Path, full_for: 
         process = psutil.Process(part.process.pid)
         limits = process.rlimit(resource.RLIMIT_FSIZE)
         async with clients_of(service) as (client, queue):
-            process.rlimit(resource.RLIMIT_FSIZE, (200, limits[1]))  # a write that goes on fails, as on a full disk
+            process.rlimit(resource.RLIMIT_FSIZE, (20, limits[1]))  # a write that goes on fails, as on a full disk
             if full_for == "api":
                 assert (await submit(client, TILED)).status_code == 503
             else:

@@ -1,6 +1,7 @@
 """The device thread: strangers share batches, no one's fault is another's, and memory is given only where there is."""
 
 import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import contextmanager
@@ -193,6 +194,18 @@ def test_a_cancelled_image_costs_at_most_one_more_batch() -> None:
         engine.submit(kept, lambda: steps(2, 1))
         assert float(kept.outcome.result(ENDS_S)) == 8
     assert len(device.batches) == 4 + 3
+
+
+def test_a_client_with_one_image_does_not_wait_for_all_of_another_s() -> None:
+    device = Doubler(before=lambda: time.sleep(0.001))
+    engine = engine_of(device, max_batch=1)
+    crowd = [Image("m", works(3), EACH, client="crowd") for _ in range(6)]
+    lone = Image("m", works(3), EACH, client="lone")
+    ends: list[Image] = []
+    for each in [*crowd, lone]:
+        each.outcome.add_done_callback(lambda _, each=each: ends.append(each))
+    assert finish(engine, *((each, 1, 3) for each in [*crowd, lone])) == [24] * 7
+    assert ends.index(lone) <= 1
 
 
 def test_batches_are_full_at_saturation_whatever_the_sizes() -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import grpc
+import httpx
 import pytest
 import trustme
 from grpc_health.v1 import health_pb2, health_pb2_grpc
@@ -48,6 +49,20 @@ async def test_reflection_names_the_service(api):
         async for answer in reflection_pb2_grpc.ServerReflectionStub(channel).ServerReflectionInfo(asked):
             listed = {one.name for one in answer.list_services_response.service}
     assert listed >= {SERVICE, "grpc.health.v1.Health"}
+
+
+async def test_images_are_counted(api):
+    async with api.queue() as queue:
+        await queue.register("the test", [VARIANT], ttl_s=600)
+        await converse(api.grpc, [*upload("bad", b"hello"), *upload("halved", photo(), piece=100)[:2]])
+    async with httpx.AsyncClient(base_url=api.url) as client:
+        metrics = (await client.get("/metrics")).text
+    for counted in (
+        'omgsr_request_duration_seconds_count{code="INVALID_ARGUMENT",model="",transport="grpc"} 2.0',
+        'omgsr_rejected_total{reason="not-an-image"} 1.0',
+        'omgsr_rejected_total{reason="bad-request"} 1.0',
+    ):
+        assert counted in metrics
 
 
 async def test_a_client_may_ping_once_in_a_while(api):

@@ -14,7 +14,10 @@ from tests.soak import times
 TTL_S = 3
 SMALL = photo(8, 8)
 AT_ONCE = 64
-LASTING = {"workers", "variants", "variants:known", "serving:stub", "arrivals", "ended", "submitted"}
+LASTING = {
+    *("workers", "variants", "variants:known", "serving:stub", "arrivals", "ended"),
+    *("totals", "learned", "vtime", "tags:0", "listing"),
+}
 """Keys that do not grow with the number of jobs."""
 
 

@@ -2,7 +2,7 @@
 
 import base64
 import re
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from io import BytesIO
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -10,10 +10,11 @@ from zipfile import ZipFile
 
 import httpx
 import pytest
-from playwright.async_api import FilePayload, Locator, Page, expect
+import pytest_asyncio
+from playwright.async_api import Browser, FilePayload, Locator, Page, expect
 
 from service.api.webpage import FOLDER
-from tests.browser import PATIENCE_MS, browsing, faults_of
+from tests.browser import PATIENCE_MS, faults_of, page_at, started
 from tests.pictures import photo
 from tests.running import StubService, running_stub
 
@@ -23,6 +24,7 @@ TEXT: FilePayload = {"name": "words.heic", "mimeType": "image/heic", "buffer": b
 
 WATCH = """() => {
   window.seen = { states: [], tiles: [], fractions: [] };
+  const watched = { subtree: true, childList: true, attributes: true, characterData: true };
   new MutationObserver(() => {
     const card = document.querySelector('.card');
     const tiles = /(\\d+) of (\\d+) tiles/.exec(card.querySelector('.status').textContent);
@@ -31,7 +33,7 @@ WATCH = """() => {
     note(seen.states, card.dataset.state);
     if (tiles) note(seen.tiles, Number(tiles[1]));
     if (card.dataset.state === 'running') note(seen.fractions, value);
-  }).observe(document.querySelector('#list'), { subtree: true, childList: true, attributes: true, characterData: true });
+  }).observe(document.querySelector('#list'), watched);
 }"""
 """Notes how the first photo stands, as often as that changes."""
 
@@ -39,11 +41,19 @@ HAND_OVER = """([kind, name, text]) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const data = new DataTransfer();
   data.items.add(new File([bytes], name, { type: 'image/png' }));
-  const event = kind === 'paste'
-    ? new ClipboardEvent('paste', { clipboardData: data })
-    : new DragEvent('drop', { dataTransfer: data, bubbles: true });
-  document.body.dispatchEvent(event) && window.dispatchEvent(event);
+  document.body.dispatchEvent(kind === 'paste'
+    ? new ClipboardEvent('paste', { clipboardData: data, bubbles: true })
+    : new DragEvent('drop', { dataTransfer: data, bubbles: true }));
 }"""
+
+
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
+async def browser() -> AsyncIterator[Browser]:
+    async with started() as made:
+        yield made
 
 
 @pytest.fixture(scope="module")
@@ -72,8 +82,8 @@ async def saved(page: Page, button: Locator) -> tuple[str, bytes]:
     return download.suggested_filename, Path(await download.path()).read_bytes()
 
 
-async def test_two_photos_from_the_file_to_the_download(service):
-    async with browsing(service.url) as page:
+async def test_two_photos_from_the_file_to_the_download(browser, service):
+    async with page_at(browser, service.url) as page:
         jobs: list[str] = []
         page.on("response", lambda told: jobs.append(told.headers["x-job-id"]) if told.status == 202 else None)
         await page.evaluate(WATCH)
@@ -97,8 +107,8 @@ async def test_two_photos_from_the_file_to_the_download(service):
     assert packed == {key.replace("%20", " "): content for key, content in made.items()}
 
 
-async def test_the_line_moves_by_keyboard_and_by_mouse(service):
-    async with browsing(service.url) as page:
+async def test_the_line_moves_by_keyboard_and_by_mouse(browser, service):
+    async with page_at(browser, service.url) as page:
         await give(page, LARGE)
         line = page.get_by_role("slider", name="Line between before and after")
         await expect(line).to_have_attribute("aria-valuenow", "50")
@@ -119,8 +129,8 @@ async def test_the_line_moves_by_keyboard_and_by_mouse(service):
         assert knob["x"] + knob["width"] / 2 == pytest.approx(picture["x"] + picture["width"] / 4, abs=2)
 
 
-async def test_zoom_by_wheel_keys_and_buttons_and_pan(service):
-    async with browsing(service.url) as page:
+async def test_zoom_by_wheel_keys_and_buttons_and_pan(browser, service):
+    async with page_at(browser, service.url) as page:
         await give(page, LARGE)
         level, picture = page.locator("#zoom-one"), page.locator(".after img")
         await expect(page.locator("#zoom-fit")).to_be_disabled()
@@ -147,10 +157,12 @@ async def test_zoom_by_wheel_keys_and_buttons_and_pan(service):
         assert (await picture.bounding_box())["width"] == pytest.approx(box["width"])
 
 
-async def test_by_keyboard_alone(service):
-    async with browsing(service.url) as page:
-        await page.get_by_role("button", name="Choose photos").focus()
+async def test_by_keyboard_alone(browser, service):
+    async with page_at(browser, service.url) as page:
+        choose = page.get_by_role("button", name="Choose photos")
         async with page.expect_file_chooser() as coming:
+            await choose.focus()
+            await expect(choose).to_be_focused()
             await page.keyboard.press("Enter")
         await (await coming.value).set_files([SMALL])
         await ended(page, SMALL)
@@ -167,15 +179,15 @@ async def test_by_keyboard_alone(service):
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])
-async def test_photos_are_dropped_and_pasted(service, kind):
-    async with browsing(service.url) as page:
+async def test_photos_are_dropped_and_pasted(browser, service, kind):
+    async with page_at(browser, service.url) as page:
         await page.evaluate(HAND_OVER, [kind, "handed.png", base64.b64encode(photo()).decode()])
         await expect(page.get_by_role("listitem")).to_have_count(1)
         await expect(page.locator(".card[data-state=done]")).to_contain_text("160 × 96")
 
 
-async def test_settings_are_what_the_photo_is_made_with(service):
-    async with browsing(service.url) as page:
+async def test_settings_are_what_the_photo_is_made_with(browser, service):
+    async with page_at(browser, service.url) as page:
         await expect(page.get_by_label("Model")).to_have_value("stub")
         await page.get_by_label("Scale").fill("2.5")
         await page.get_by_text("JPEG").click()
@@ -188,40 +200,41 @@ async def test_settings_are_what_the_photo_is_made_with(service):
         assert (await saved(page, page.locator("#save")))[0] == "small_2x.jpg"
 
 
-@pytest.mark.parametrize("dark", [False, True], ids=["light", "dark"])
-@pytest.mark.parametrize("width", [375, 1280])
-async def test_no_serious_fault_is_found_by_axe(service, width, dark):
-    async with browsing(service.url, width=width, dark=dark, refused="415") as page:
-        assert await faults_of(page) == []
+async def test_axe_finds_no_serious_fault_and_nothing_is_cut_off(browser, service):
+    async with page_at(browser, service.url, refused="415") as page:
+        assert await faults_by_look(page) == {}
         await give(page, SMALL, TEXT)
         await ended(page, SMALL)
         await ended(page, TEXT, state="failed")
-        assert await faults_of(page) == []
+        assert await faults_by_look(page) == {}
         await card(page, "words.heic").locator(".open").click()
-        await page.locator("#settings summary").evaluate("summary => { summary.parentElement.open = true; }")
-        assert await faults_of(page) == []
+        assert await faults_by_look(page) == {}
 
 
-@pytest.mark.parametrize("width", [320, 375, 900])
-async def test_nothing_is_cut_off_or_scrolls_sideways(service, width):
-    async with browsing(service.url, width=width, refused="415") as page:
-        for files in ([], [LARGE, SMALL, TEXT]):
-            await give(page, *files)
-            await ended(page, *(file for file in files if file is not TEXT))
-            assert await page.evaluate("document.documentElement.scrollWidth") == width
+async def faults_by_look(page: Page) -> dict[str, list[str]]:
+    """What axe finds in light and dark at each width; and it must not scroll sideways."""
+    found = {}
+    for width in (320, 375, 900, 1280):
+        await page.set_viewport_size({"width": width, "height": 800})
+        assert await page.evaluate("document.documentElement.scrollWidth") == width
+        for scheme in ("light", "dark") if width in (375, 1280) else ():
+            await page.emulate_media(color_scheme=scheme)
+            if faults := await faults_of(page):
+                found[f"{scheme} {width}"] = faults
+    return found
 
 
-def test_the_files_of_the_page_have_their_types_and_are_asked_for_once(service):
-    with httpx.Client(base_url=service.url, trust_env=False) as client:
+async def test_the_files_of_the_page_have_their_types_and_are_asked_for_once(service):
+    async with httpx.AsyncClient(base_url=service.url, trust_env=False) as client:
         for path in ["/", *(f"/page/{file.name}" for file in FOLDER.iterdir())]:
-            answer = client.get(path)
+            answer = await client.get(path)
             kind = {"js": "text/javascript", "css": "text/css", "svg": "image/svg+xml"}.get(path.rpartition(".")[2])
             assert (answer.status_code, answer.headers["content-type"].partition(";")[0]) == (200, kind or "text/html")
             policy = answer.headers["content-security-policy"]
             assert policy.startswith("default-src 'none'; script-src 'self';")
             assert "unsafe" not in policy
-            again = client.get(path, headers={"If-None-Match": answer.headers["etag"]})
+            again = await client.get(path, headers={"If-None-Match": answer.headers["etag"]})
             assert (again.status_code, again.content) == (304, b"")
-            assert client.head(path).headers["content-length"] == answer.headers["content-length"]
+            assert (await client.head(path)).headers["content-length"] == answer.headers["content-length"]
         for path in ("/page/none.js", "/page/../webpage.py", "/page/%2e%2e%2fwebpage.py", "/page/"):
-            assert client.get(path).status_code == 404
+            assert (await client.get(path)).status_code == 404

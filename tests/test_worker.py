@@ -48,7 +48,9 @@ async def test_a_worker_says_on_its_own_listener_how_it_is(stub: StubService) ->
     assert told["omgsr_batch_fill_ratio_count"] == told["omgsr_batch_duration_seconds_count"] == 1 + 5 + 1
     assert told["omgsr_tiles_per_request_sum"] == 20
     assert told["omgsr_device_memory_bytes"] == BUDGET
-    assert told["omgsr_stage_duration_seconds_count"] == 6
+    assert told["omgsr_stage_duration_seconds_count"] == 5
+    assert told["process_resident_memory_bytes"] > 0
+    assert "omgsr_workers_alive" not in told, "it knows nothing of the others"
     assert told["omgsr_retries_total"] == told["omgsr_dead_letters_total"] == 0
 
 

@@ -29,10 +29,7 @@ _log = structlog.get_logger(__name__)
 
 
 class Envelope:
-    """ASGI middleware. Handlers may leave in `request.state`: `model` for the metrics, `stages` in seconds, `job_id`.
-
-    And `streams`, for an answer that lasts as long as there is something to say.
-    """
+    """ASGI middleware. Handlers may leave in `request.state` a `model`, `stages` in seconds and a `job_id`."""
 
     def __init__(self, app: ASGIApp) -> None:
         self.app = app
@@ -63,16 +60,19 @@ class _Exchange:
         given = Headers(scope=scope).get("x-request-id", "")
         self.id = given if _SANE_ID.fullmatch(given) else uuid.uuid4().hex
         self.code = 0
+        self._endless = False
+        """It lasts as long as there is something to say: its duration would drown the others."""
         self._scope, self._send = scope, send
         self._began = time.perf_counter()
         # A dict of the request's own: the one that comes with the scope may be shared.
-        ours = {"request_id": self.id, "model": "", "stages": {}, "job_id": "", "streams": False}
+        ours = {"request_id": self.id, "model": "", "stages": {}, "job_id": ""}
         self._state = scope["state"] = {**scope.get("state", {}), **ours}
 
     async def send(self, message: Message) -> None:
         if message["type"] == "http.response.start":
             self.code = message["status"]
             headers = MutableHeaders(scope=message)
+            self._endless = headers.get("content-type", "").startswith("text/event-stream")
             headers["X-Request-Id"] = self.id
             if self._state["job_id"]:
                 headers["X-Job-Id"] = self._state["job_id"]
@@ -87,7 +87,7 @@ class _Exchange:
         path, code, seconds = self._scope["path"], self.code or 499, self._seconds()
         if path in _QUIET:
             return
-        if not self._state["streams"]:
+        if not self._endless:
             REQUEST_DURATION.labels("rest", self._state["model"], code).observe(seconds)
         _log.info("request", method=self._scope["method"], path=path, code=code, seconds=round(seconds, 4))
 

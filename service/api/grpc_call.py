@@ -4,7 +4,7 @@ import asyncio
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Never, Self, cast
@@ -79,12 +79,14 @@ async def refuse(context: Context, error: ServiceError, request_id: str) -> Neve
     await context.abort(code, status.message, details)
 
 
-async def discard(requests: AsyncIterator[object]) -> None:
-    """Let a client that is sending already come to its end: Python's would tell its own failure, not the answer."""
-    with suppress(TimeoutError, DecodeError):
+async def discard(context: Context) -> None:
+    """Let a client that is sending already come to its end: Python's would tell its own failure, not our answer."""
+    with suppress(TimeoutError):
         async with asyncio.timeout(DISCARD_S):
-            async for _ in requests:
-                pass
+            while True:
+                with suppress(DecodeError):
+                    if await context.read() is grpc.aio.EOF:
+                        return
 
 
 async def end(tasks: Iterable[asyncio.Task[Any]]) -> None:

@@ -3,7 +3,7 @@
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AsyncExitStack, suppress
 
 from omgsr.v1 import upscale_pb2 as pb
 
@@ -19,10 +19,13 @@ Tell = Callable[[Event], Awaitable[None]]
 
 
 class ImageJob:
-    """Its job ends with whoever asked for it, unless it has an idempotency key: then others may come for it."""
+    """Its job ends with whoever asked for it, unless it has an idempotency key: then others may come for it.
 
-    def __init__(self, admission: Admission, call: Call, start: pb.Start) -> None:
-        self._admission, self._call, self._start = admission, call, start
+    `slot` is what lets the file be held in memory; it is left as soon as the bytes are stored.
+    """
+
+    def __init__(self, admission: Admission, call: Call, start: pb.Start, slot: AsyncExitStack) -> None:
+        self._admission, self._call, self._start, self._slot = admission, call, start, slot
         self._kept = bool(start.idempotency_key)
         self._submitting: asyncio.Task[Submitted] | None = None
         self._unwanted: ServiceError | None = None
@@ -31,10 +34,10 @@ class ImageJob:
         self.model = ""
         """The variant's name, once it is known to be one."""
 
-    async def submit(self, data: bytes, slot: AbstractAsyncContextManager[object]) -> Submitted:
-        """Put the image in line; the slot is left as soon as the bytes are stored. Raises ServiceError."""
+    async def submit(self, data: bytes) -> Submitted:
+        """Put the image in line. Raises ServiceError."""
         # Shielded: a client that leaves now must not leave a job that nobody knows of.
-        self._submitting = asyncio.create_task(self._submit(data, slot))
+        self._submitting = asyncio.create_task(self._submit(data))
         submitted = await asyncio.shield(self._submitting)
         self._job_id, self.model = submitted.job.id, submitted.job.options.model
         if self._unwanted:
@@ -59,7 +62,9 @@ class ImageJob:
 
     async def leave(self) -> None:
         """Nobody waits here any more: cancel the job, also one just being submitted."""
-        if self._submitting:
+        if not self._submitting:
+            await self._slot.aclose()
+        else:
             with suppress(ServiceError):
                 submitted = await self._submitting
                 if not self._kept:
@@ -67,9 +72,9 @@ class ImageJob:
         if self._cancelling:
             await self._cancelling
 
-    async def _submit(self, data: bytes, slot: AbstractAsyncContextManager[object]) -> Submitted:
+    async def _submit(self, data: bytes) -> Submitted:
         start, call = self._start, self._call
-        async with slot:
+        async with self._slot:
             with span("gRPC image", traceparent=call.traceparent), rejections_counted():
                 if start.total_bytes not in (0, len(data)):
                     raise BadRequest(f"total_bytes says {start.total_bytes}, {len(data)} bytes came.")

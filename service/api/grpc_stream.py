@@ -2,16 +2,17 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import Coroutine
 from contextlib import AsyncExitStack
 from typing import Any
 
+import grpc
 import structlog
 from google.protobuf.message import DecodeError
 from omgsr.v1 import upscale_pb2 as pb
 
 from service.api.body import SLOWEST
-from service.api.grpc_call import Call, end
+from service.api.grpc_call import Call, Context, discard, end
 from service.api.grpc_job import ImageJob, record
 from service.api.messages import CHUNK_SENT, CHUNK_TAKEN, progress_of, status_of, too_many
 from service.api.results import piece
@@ -59,16 +60,14 @@ class Stream:
         self._one_ended = asyncio.Event()
         self._all_read = self._stopping = False
 
-    async def run(
-        self, requests: AsyncIterator[pb.UpscaleRequest], send: Callable[[pb.UpscaleResponse], Awaitable[None]]
-    ) -> None:
+    async def run(self, context: Context) -> None:
         """Answer the requests until the last image has ended. Raises the ServiceError that ends the whole call."""
-        self._spawn(self._read(requests))
+        self._spawn(self._read(context))
         try:
             while (answer := await self._outgoing.get()) is not None:
                 if isinstance(answer, ServiceError):
                     raise answer
-                await send(answer)
+                await context.write(answer)
         finally:
             await self._close()
 
@@ -90,11 +89,11 @@ class Stream:
             await self._drop(upload)
         await asyncio.gather(*(job.leave() for job in self._jobs.values()), return_exceptions=True)
 
-    async def _read(self, requests: AsyncIterator[pb.UpscaleRequest]) -> None:
+    async def _read(self, context: Context) -> None:
         """Take every request in, wait for the images at work, then end the answers."""
         last: ServiceError | None = None
         try:
-            async for request in requests:
+            while (request := await context.read()) is not grpc.aio.EOF:
                 await self._take(request)
             self._all_read = True
             for upload in list(self._uploads.values()):
@@ -103,6 +102,7 @@ class Stream:
                 await self._next_end()
         except DecodeError:
             last = BadRequest("What came is no UpscaleRequest.", "Generate the client from upscale.proto.")
+            await discard(context)
         except Exception:  # noqa: BLE001  logged, and told to this call alone
             _log.exception("unexpected error")
             last = ServiceError("An unexpected error; it has been logged.")
@@ -162,7 +162,7 @@ class Stream:
             upload.data += chunk.data
             if chunk.last:
                 self._forget(upload)
-                self._jobs[upload.id] = job = ImageJob(self._admission, self._call, upload.start)
+                self._jobs[upload.id] = job = ImageJob(self._admission, self._call, upload.start, upload.slot)
                 self._spawn(self._work(upload, job))
 
     async def _take_slot(self, upload: Upload) -> bool:
@@ -224,7 +224,7 @@ class Stream:
         async def tell(event: Event) -> None:
             await self._say(pb.UpscaleResponse(progress=progress_of(upload.id, event)))
 
-        submitted = await job.submit(upload.whole(), upload.slot)
+        submitted = await job.submit(upload.whole())
         accepted = pb.Accepted(
             image_id=upload.id, job_id=submitted.job.id, position=submitted.position, joined=submitted.joined
         )

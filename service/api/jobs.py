@@ -74,7 +74,7 @@ async def events(
     A job that moves up in line is told by another `queued` with the same id.
     """
     status = await _status(admission, caller, job_id)
-    request.state.model, request.state.streams = status.job.options.model, True
+    request.state.model = status.job.options.model
     if status.state.final and not [event async for event in admission.queue.events(job_id, after)]:
         return Response(status_code=204)  # what tells an EventSource to come back no more
     stream = sse.EventStream(admission.queue, job_id, after, request.app.state.closing)

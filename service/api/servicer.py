@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import Awaitable, Callable
 from typing import TypeVar
 
 import grpc
@@ -52,11 +52,11 @@ class Servicer:
             },
         )
 
-    async def upscale(self, requests: AsyncIterator[pb.UpscaleRequest], context: Context) -> None:
-        """Answer each image as it comes along.
+    # Neither is a generator, nor reads its requests from one: what is left at a `yield` ends at some later time, as
+    # garbage, and one that met a broken message has come to its end.
 
-        No generator: one that is left at a `yield` ends at some later time, as garbage.
-        """
+    async def upscale(self, _: object, context: Context) -> None:
+        """Answer each image as it comes along."""
 
         async def handle(call: Call) -> None:
             await context.send_initial_metadata(((REQUEST_ID, call.request_id),))
@@ -65,24 +65,22 @@ class Servicer:
             if self._stopping:
                 stream.stop()
             try:
-                await stream.run(requests, context.write)
+                await stream.run(context)
             finally:
                 self._streams.discard(stream)
 
-        await self._serve(requests, context, handle)
+        await self._serve(context, handle)
 
-    async def upscale_image(
-        self, requests: AsyncIterator[pb.UpscaleImageRequest], context: Context
-    ) -> pb.UpscaleImageResponse:
+    async def upscale_image(self, _: object, context: Context) -> pb.UpscaleImageResponse:
         """Answer the one image."""
 
         async def handle(call: Call) -> pb.UpscaleImageResponse:
             async def announce(submitted: Submitted) -> None:
                 await context.send_initial_metadata(((REQUEST_ID, call.request_id), ("x-job-id", submitted.job.id)))
 
-            return await SmallImage(self._admission, call).upscale(requests, announce)
+            return await SmallImage(self._admission, call).upscale(context, announce)
 
-        return await self._serve(requests, context, handle)
+        return await self._serve(context, handle)
 
     async def stop(self) -> None:
         """Take no more images, and return when the calls at work have ended."""
@@ -94,9 +92,7 @@ class Servicer:
             self._idle.clear()
             await self._idle.wait()
 
-    async def _serve(
-        self, requests: AsyncIterator[object], context: Context, handle: Callable[[Call], Awaitable[T]]
-    ) -> T:
+    async def _serve(self, context: Context, handle: Callable[[Call], Awaitable[T]]) -> T:
         self._calls += 1
         context.add_done_callback(lambda _: self._left())  # type: ignore[arg-type]  # the stubs have a class there
         request_id, began = request_id_of(context), time.perf_counter()
@@ -112,7 +108,7 @@ class Servicer:
                 refusal = ServiceError("An unexpected error; it has been logged.")
             if isinstance(refusal, Unauthenticated):
                 record(began, "", refusal.grpc_code)
-                await discard(requests)
+                await discard(context)
             return await refuse(context, refusal, request_id)
 
     def _left(self) -> None:

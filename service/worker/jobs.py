@@ -11,7 +11,7 @@ import structlog
 from service.errors import BadRequest, ProcessingFailed, ServiceError, Unavailable
 from service.job import Leased, Result
 from service.queue.queue import Queue
-from service.telemetry import DEAD, RETRIES, STAGE_DURATION
+from service.telemetry import DEAD, RETRIES, record_stages
 from service.tracing import span
 from service.worker.execution import DeviceLost
 from service.worker.imaging import ImageWork
@@ -93,8 +93,7 @@ class Jobs:
                     return
                 kept = await self._insist(lambda: self._queue.finish(job.id, leased.attempt, result))
                 _log.info("image done" if kept else "image came too late", seconds=round(time.monotonic() - began, 3))
-                for stage, seconds in result.seconds.items():
-                    STAGE_DURATION.labels(job.options.model, stage).observe(seconds)
+                record_stages(job.options.model, result.seconds)
 
     async def _make(self, mine: InHand) -> Result | None:
         """The job's result; None when the job ended meanwhile: cancelled by its client, or past its deadline."""

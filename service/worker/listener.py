@@ -11,7 +11,7 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from service.errors import Unavailable
 from service.settings import Settings
-from service.telemetry import WORKER_READY
+from service.telemetry import WORKER_METRICS, WORKER_READY
 
 PATIENCE_S = 5.0
 _REASONS = {200: "OK", 404: "Not Found", 405: "Method Not Allowed", 503: "Service Unavailable"}
@@ -74,7 +74,7 @@ def _answer(request: str, health: Health) -> bytes:
             good = health.ready and not health.stuck
             status, body = (200, _json("ready")) if good else (503, _json("not ready"))
         case (("GET" | "HEAD"), "/metrics"):
-            status, kind, body = 200, CONTENT_TYPE_LATEST, generate_latest()
+            status, kind, body = 200, CONTENT_TYPE_LATEST, generate_latest(WORKER_METRICS)
         case (("GET" | "HEAD"), _):
             status, body = 404, _json("there is /livez, /readyz and /metrics")
         case _:

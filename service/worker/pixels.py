@@ -2,13 +2,12 @@
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor
 
-from service.images import Picture
+from service.images import Picture, Pixels
 from service.job import BitDepth, UpscaleOptions
 
-_DTYPES: dict[BitDepth, type[np.uint8] | type[np.uint16]] = {8: np.uint8, 16: np.uint16}
+_DTYPES: dict[BitDepth, torch.dtype] = {8: torch.uint8, 16: torch.uint16}
 
 
 def to_tensor(picture: Picture) -> Tensor:
@@ -19,7 +18,7 @@ def to_tensor(picture: Picture) -> Tensor:
 
 def to_picture(pixels: Tensor, photo: Picture, options: UpscaleOptions) -> Picture:
     """The result [3,H,W] in [0,1], rounded once to the depth asked for, with what the photo carried beside colours."""
-    dtype = _DTYPES[options.depth]
-    levels: NDArray[np.float32] = (pixels * np.iinfo(dtype).max).round().permute(1, 2, 0).contiguous().cpu().numpy()
-    picture = photo.with_rgb(levels.astype(dtype))
+    top, dtype = 2**options.depth - 1, _DTYPES[options.depth]
+    levels: Pixels = (pixels * top).round().to(dtype).permute(1, 2, 0).contiguous().cpu().numpy()
+    picture = photo.with_rgb(levels)
     return picture.without_exif() if options.metadata == "strip" else picture

@@ -57,7 +57,7 @@ function remove(photo) {
   cards.get(photo).element.remove();
   cards.delete(photo);
   if (selected === photo) selected = next;
-  update();
+  draw(); // at once: what is hidden takes no focus
   if (next) cards.get(next).focus();
   else $('choose').focus();
 }

@@ -57,8 +57,8 @@ export class Settings {
 
   #say() {
     const { model, scale, strength, format } = this.options;
-    document.getElementById('scale-said').value = times(scale);
-    document.getElementById('strength-said').value = Number(strength).toFixed(2);
+    document.getElementById('scale-said').textContent = times(scale);
+    document.getElementById('strength-said').textContent = Number(strength).toFixed(2);
     document.getElementById('summary').textContent = `${times(scale)} · ${NAMES[format]}`;
     this.#form.elements.scale.setAttribute('aria-valuetext', `${scale} times`);
     for (const range of this.#form.querySelectorAll('[type=range]')) {
