@@ -86,7 +86,8 @@ often = settings(
 
 @pytest.fixture(scope="module")
 def service() -> Iterator[StubService]:
-    with TemporaryDirectory(prefix="omgsr-") as folder, running_stub(Path(folder)) as started:
+    limits = {"OMGSR_MAX_OUTPUT_PIXELS": "40000"}  # a flipped bit makes a size that takes minutes to work on
+    with TemporaryDirectory(prefix="omgsr-") as folder, running_stub(Path(folder), **limits) as started:
         yield started
         process = psutil.Process(started.api.process.pid)
         assert process.is_running()

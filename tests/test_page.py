@@ -37,6 +37,14 @@ WATCH = """() => {
 }"""
 """Notes how the first photo stands, as often as that changes."""
 
+COUNT_ADDRESSES = """() => {
+  window.held = new Set();
+  const { createObjectURL, revokeObjectURL } = URL;
+  URL.createObjectURL = (blob) => { const url = createObjectURL.call(URL, blob); held.add(url); return url; };
+  URL.revokeObjectURL = (url) => { held.delete(url); revokeObjectURL.call(URL, url); };
+}"""
+"""Notes which files the page holds by an address."""
+
 HAND_OVER = """([kind, name, text]) => {
   const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
   const data = new DataTransfer();
@@ -157,8 +165,36 @@ async def test_zoom_by_wheel_keys_and_buttons_and_pan(browser, service):
         assert (await picture.bounding_box())["width"] == pytest.approx(box["width"])
 
 
+async def test_two_fingers_enlarge_and_one_pans(browser, service):
+    async with page_at(browser, service.url, width=375) as page:
+        await give(page, SMALL)
+        await ended(page, SMALL)
+        picture = page.locator(".after img")
+        frame, whole = await page.locator("#compare").bounding_box(), await picture.bounding_box()
+        assert frame
+        assert whole
+        x, y = frame["x"] + frame["width"] / 2, frame["y"] + frame["height"] / 4
+        session = await page.context.new_cdp_session(page)
+
+        async def touch(kind: str, *places: float) -> None:
+            points = [{"x": place, "y": y, "id": finger} for finger, place in enumerate(places)]
+            await session.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+        await touch("touchStart", x - 30, x + 30)
+        await touch("touchMove", x - 60, x + 60)
+        await touch("touchEnd")
+        larger = await picture.bounding_box()
+        assert larger
+        assert larger["width"] == pytest.approx(2 * whole["width"], rel=0.01)
+        await touch("touchStart", x - 60)
+        await touch("touchMove", x - 80)
+        await touch("touchEnd")
+        assert (await picture.bounding_box())["x"] == pytest.approx(larger["x"] - 20, abs=1)
+
+
 async def test_by_keyboard_alone(browser, service):
     async with page_at(browser, service.url) as page:
+        await page.evaluate(COUNT_ADDRESSES)
         choose = page.get_by_role("button", name="Choose photos")
         async with page.expect_file_chooser() as coming:
             await choose.focus()
@@ -172,10 +208,12 @@ async def test_by_keyboard_alone(browser, service):
             reached.add(await page.evaluate("document.activeElement.id || document.activeElement.className"))
         wanted = {"compare", "line", "zoom-in", "zoom-one", "save", "model", "scale", "strength", "add", "open"}
         assert wanted <= reached, wanted - reached
+        await expect(page.get_by_role("status")).to_have_text("small.jpg is ready")
+        assert await page.evaluate("held.size") == 2
         await page.get_by_role("button", name="Remove small.jpg").focus()
         await page.keyboard.press("Enter")
-        await expect(page.get_by_role("button", name="Choose photos")).to_be_focused()
-        await expect(page.get_by_role("status")).to_have_text("small.jpg is ready")
+        await expect(choose).to_be_focused()
+        assert await page.evaluate("held.size") == 0
 
 
 @pytest.mark.parametrize("kind", ["paste", "drop"])

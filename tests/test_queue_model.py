@@ -12,8 +12,9 @@ from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, 
 from redis.asyncio import Redis
 
 from service.errors import JobNotFound, KeyReused, QueueFull, ShareFull
-from service.job import JobState
+from service.job import JobState, JobStatus
 from service.queue.blobs import BlobStore, input_key
+from service.queue.fleet import Fleet
 from service.queue.limits import Limits
 from service.queue.queue import Queue
 from tests.jobs import PROBLEM, RESULT, job
@@ -272,11 +273,17 @@ class QueueMachine(RuleBasedStateMachine):
     @invariant()
     def every_job_is_where_it_should_be(self) -> None:
         line = self.model.line
-        for name, known in self.model.jobs.items():
-            status = self.run(self.queue.status(name))
+        statuses, fleet, letters = self.run(self.everything_told())
+        for status, (name, known) in zip(statuses, self.model.jobs.items(), strict=True):
             assert (status.state, status.attempt) == (known.state, known.attempt)
             assert status.position == (line.index(name) if name in line else None)
             assert (status.result == RESULT) == (known.state is JobState.SUCCEEDED)
-        fleet = self.run(self.queue.fleet())
         assert (fleet.stored_bytes, fleet.dead) == (self.model.stored, len(self.model.letters))
-        assert {letter.job.id for letter in self.run(self.queue.dead_letters())} == set(self.model.letters)
+        assert {letter.job.id for letter in letters} == set(self.model.letters)
+
+    async def everything_told(self) -> tuple[list[JobStatus], Fleet, list[JobStatus]]:
+        self.queue.stutters, stutters = False, self.queue.stutters
+        statuses = await asyncio.gather(*(self.queue.status(name) for name in self.model.jobs))
+        told = statuses, await self.queue.fleet(), await self.queue.dead_letters()
+        self.queue.stutters = stutters
+        return told

@@ -2,6 +2,7 @@
 
 import asyncio
 from pathlib import Path
+from uuid import uuid4
 
 import pytest
 
@@ -75,19 +76,37 @@ def test_blobs_are_whole_or_not_there(state: Path) -> None:
         blobs.get(input_key("a"))
 
 
-async def test_files_are_swept_when_their_job_is_forgotten(queue: Queue, state: Path) -> None:
+async def test_files_of_no_job_are_swept_when_they_are_old(queue: Queue, state: Path) -> None:
     blobs = BlobStore(str(state / "blobs"))
     for name in ("kept", "orphan"):
         blobs.put(input_key(name), b"one")
     await queue.submit(job("kept"))
-    assert await sweep(blobs, queue, older_than_s=60) == 0
     assert await sweep(blobs, queue, older_than_s=-1) == 1
     assert blobs.jobs(older_than_s=-1) == {"kept"}
+    blobs.put(input_key("another"), b"one")
+    assert await sweep(blobs, queue, older_than_s=-1) == 0  # the store was looked through a moment ago
 
 
-async def test_two_who_sweep_at_once_are_in_no_ones_way(queue: Queue, state: Path) -> None:
+async def test_young_files_wait_for_their_job(queue: Queue, state: Path) -> None:
     blobs = BlobStore(str(state / "blobs"))
-    for number in range(100):
-        blobs.put(input_key(str(number)), b"one")
-    await asyncio.gather(*(sweep(blobs, queue, older_than_s=-1) for _ in range(4)))
-    assert blobs.jobs(older_than_s=-1) == set()
+    blobs.put(input_key("on its way"), b"one")
+    assert await sweep(blobs, queue, older_than_s=60) == 0
+    assert blobs.jobs(older_than_s=-1) == {"on its way"}
+
+
+async def test_files_go_when_their_job_is_known_no_more(valkey: str, state: Path) -> None:
+    blobs = BlobStore(str(state / "blobs"))
+    async with Queue(valkey, namespace=uuid4().hex, result_ttl_s=0.05) as queue:
+        names = [str(number) for number in range(250)]
+        for name in names:
+            blobs.put(input_key(name), b"one")
+            await queue.submit(job(name, size=3))
+        for name in names:
+            await queue.cancel(name)
+        async with asyncio.timeout(10):
+            while await queue.exists(names):
+                await asyncio.sleep(0.01)
+        counts = await asyncio.gather(*(sweep(blobs, queue, older_than_s=60) for _ in range(4)))
+        assert sum(counts) >= 250
+        assert blobs.jobs(older_than_s=-1) == set()
+        assert (await queue.fleet()).stored_bytes == 0

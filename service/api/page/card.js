@@ -3,6 +3,7 @@
 import { Slots } from './slots.js';
 import { size, status } from './words.js';
 
+const MOVING = new Set(['uploading', 'running', 'fetching']);
 const decoders = new Slots(1); // a photo is large once it is decoded
 
 /** The card of one photo. `does`: open, again, remove, save. */
@@ -32,13 +33,13 @@ export class Card {
 
   /** Show the photo as it is now. */
   update(selected) {
-    const { name, state, ended, fraction, result } = this.#photo;
+    const { name, state, ended, result } = this.#photo;
     const { open, save, again, away, status: line, progress } = this.#parts;
     this.element.dataset.state = state;
     if (selected) open.setAttribute('aria-current', 'true');
     else open.removeAttribute('aria-current');
     line.textContent = status(this.#photo);
-    setProgress(progress, ended, fraction);
+    setProgress(progress, this.#photo);
     save.hidden = state !== 'done';
     again.hidden = state !== 'failed' && state !== 'cancelled';
     label(save, `Download ${result?.name}`);
@@ -77,9 +78,9 @@ export class Card {
   }
 }
 
-/** A bar that is there while there is work, and tells how much where that is known. */
-export function setProgress(progress, ended, fraction) {
-  progress.hidden = ended;
+/** A bar that is there while something moves, and tells how much where that is known. */
+export function setProgress(progress, { state, fraction }) {
+  progress.hidden = !MOVING.has(state);
   if (fraction === null) progress.removeAttribute('value');
   else progress.value = fraction;
 }

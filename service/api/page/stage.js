@@ -35,7 +35,7 @@ export class Stage {
     this.#part('.name').textContent = photo.name;
     this.#part('.status').textContent = state === 'done' ? whatWasMade(photo) : status(photo);
     this.#part('.why').textContent = problem ? `${problem.detail} ${problem.advice}`.trim() : '';
-    setProgress(this.#part('progress'), ended, photo.fraction);
+    setProgress(this.#part('progress'), photo);
     if (photo.size) this.#root.style.setProperty('--aspect', `${photo.size.width} / ${photo.size.height}`);
     else this.#root.style.removeProperty('--aspect');
     const other = Object.entries(options).some(([name, value]) => photo.options[name] !== value);
