@@ -12,6 +12,7 @@ from model.analysis.evaluate_cli import evaluate
 from model.cli import analyze, mid_timestep
 from model.console import errors_told, fail
 from service.jobs_cli import jobs_app
+from service.keys_cli import keys_app
 
 app = typer.Typer(
     help="OMGSR Serve: small damaged photos in, sharp large ones out.",
@@ -22,6 +23,7 @@ app = typer.Typer(
 models_app = typer.Typer(help="The variants that can be served.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
+app.add_typer(keys_app, name="keys")
 
 _out = Console(highlight=False)
 

@@ -100,12 +100,15 @@ def serve(settings: Settings, *, workers: int, demo: bool) -> None:
         server = None if settings.redis_url else stack.enter_context(EmbeddedServer(settings.state_dir))
         env = _environment(settings, settings.redis_url or (server.url if server else ""))
         # Stopped in the reverse order of this list: the API first, the queue's server last.
-        children = [Child(f"worker {number}", ["worker"], env) for number in range(workers)]
+        children = [
+            Child(f"worker {number}", ["worker"], env | _worker_port(settings, number)) for number in range(workers)
+        ]
         children.append(Child("api", ["api"], env))
         for child in children:
             child.start()
             stack.callback(child.stop, settings.drain_s + MARGIN_S)
-        with httpx.Client(base_url=_address(settings), trust_env=False) as client:
+        # Its own child on its own machine, whose certificate is for the name that clients know it by.
+        with httpx.Client(base_url=_address(settings), trust_env=False, verify=False) as client:  # noqa: S501
             _wait_ready(client, children)
             _print_welcome(client, settings)
             if demo:
@@ -152,7 +155,12 @@ def _environment(settings: Settings, redis_url: str) -> dict[str, str]:
 
 def _address(settings: Settings) -> str:
     host = {"0.0.0.0": "127.0.0.1", "::": "[::1]"}.get(settings.host, settings.host)  # noqa: S104 — compared only
-    return f"http://{host}:{settings.port}"
+    return f"{'https' if settings.tls_cert else 'http'}://{host}:{settings.port}"
+
+
+def _worker_port(settings: Settings, number: int) -> dict[str, str]:
+    """Workers on one machine listen side by side."""
+    return {"OMGSR_WORKER_PORT": str(settings.worker_port + number)} if settings.worker_port else {}
 
 
 def _wait_ready(client: httpx.Client, children: Sequence[Child]) -> None:
@@ -172,7 +180,8 @@ def _wait_ready(client: httpx.Client, children: Sequence[Child]) -> None:
 
 def _print_welcome(client: httpx.Client, settings: Settings) -> None:
     address = _address(settings)
-    models = [model["name"] for model in client.get("/v1/models").raise_for_status().json()["models"]]
+    answer = client.get("/v1/models")
+    models = [model["name"] for model in answer.json()["models"]] if answer.is_success else ["an API key is asked for"]
     _out.print(f"\n[bold green]OMGSR Serve is ready[/]  [bold]{address}/[/]")
     _out.print(f"  API docs  {address}/docs")
     _out.print(f"  gRPC      {settings.host}:{settings.grpc_port}")

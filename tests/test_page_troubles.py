@@ -55,8 +55,11 @@ async def test_a_stream_that_breaks_is_taken_up_where_it_broke(browser, service)
     asked: list[Request] = []
     async with Proxy(service.url) as proxy, page_at(browser, proxy.url, refused=LOST) as page:
         page.on("request", lambda request: asked.append(request) if request.url.endswith("/events") else None)
-        await give(page, file("large.png", 120, 100))
-        await expect(card(page, "large.png")).to_contain_text("tiles")
+        await give(page, file("large.png", 200, 160))
+        status = card(page, "large.png").locator(".status")
+        await expect(status).to_contain_text("tiles")
+        answered = (await status.inner_text()).rpartition(" · ")[2]
+        await expect(status).not_to_contain_text(answered)  # so the stream has told something
         await proxy.cut()
         await becomes(page, "large.png", "done")
     first, *later = [request.headers for request in asked]
@@ -95,7 +98,7 @@ async def test_what_the_service_refuses_or_cannot_do_is_told_in_its_own_words(br
         await becomes(page, "big.png", "failed")
         await card(page, "big.png").locator(".open").click()
         await expect(page.locator("#stage")).to_contain_text("Ask for a smaller scale, or send a smaller photo.")
-        await expect(page.get_by_role("status")).to_contain_text("Out of device memory")
+        await expect(page.get_by_role("log")).to_contain_text("Out of device memory")
         async with page.expect_request("**/v1/upscale") as again:
             await page.locator("#again").click()
         assert (await again.value).method == "POST"

@@ -131,3 +131,17 @@ async def test_a_job_that_comes_back_to_an_idle_line_goes_before_all_that_came_l
     await flood(queue, 5, client="new")
     await queue.release(last.job.id, last.attempt)
     assert (await queue.status(last.job.id)).position == 0
+
+
+async def test_a_job_that_had_its_turn_gives_none_back(queue: Queue) -> None:
+    for client in ("mine", "twin"):
+        for number in range(3):
+            await queue.submit(job(f"{client} {number}", client=client))
+    await flood(queue, 20, client="other")
+    leased = await queue.lease(["m"], "w", 2)
+    assert [each.job.id for each in leased] == ["mine 0", "twin 0"]
+    await queue.release("mine 0", 1)
+    for name in ("mine 0", "twin 0"):
+        await queue.cancel(name)
+    mine = await queue.submit(job("mine 3", client="mine"))
+    assert (await queue.submit(job("twin 3", client="twin"))).position == mine.position + 1

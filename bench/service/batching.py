@@ -1,19 +1,25 @@
 """What batching across requests gives on the stub device, which takes 20 + 5·n ms for a batch of n ops."""
 
+import math
 import tempfile
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
+import numpy as np
+from prometheus_client.parser import text_string_to_metric_families
 
-from bench.service.load import Send, closed_loop, open_loop, photos, rest
+from bench.service.load import Seen, Send, closed_loop, open_loop, photos, rest
 from bench.service.table import Table
 from tests.running import StubService, running_stub
 
 MAX_WAIT_S = 0.02
 BATCH_S = (20 + 5 * 8) / 1000
+OPS = 3
+"""Of an image of one tile: Encode, Predict, Decode."""
 CLIENTS = 64
+ONE_TILE, MIXED = photos(1, (16, 16)), photos(40, (40, 64))
 
 
 @asynccontextmanager
@@ -21,7 +27,7 @@ async def stub(max_batch: int, **given: str) -> AsyncIterator[tuple[Send, StubSe
     """One stub worker behind a real API and queue, and a client of it."""
     with (
         tempfile.TemporaryDirectory(prefix="omgsr-") as state,
-        running_stub(Path(state), OMGSR_MAX_BATCH=str(max_batch), **given) as service,
+        running_stub(Path(state), OMGSR_MAX_BATCH=str(max_batch), OMGSR_WORKER_PORT="0", **given) as service,
     ):
         limits = httpx.Limits(max_connections=1000, max_keepalive_connections=1000)
         async with httpx.AsyncClient(base_url=service.url, limits=limits) as client:
@@ -33,62 +39,69 @@ async def measure(lasts_s: float) -> Table:
     table = Table(
         "Batching across requests (stub device)",
         "python -m bench.service batching",
-        ("run", "images/s", "429", "p50 s", "p99 s", "p99 queue wait s", "mean fill of Predict"),
+        ("run", "images/s", "429", "p50 s", "p99 s", "p99 wait s", "mean fill of Predict"),
     )
-    one_size, mixed = photos(1, (16, 16)), photos(40, (40, 64))
-
-    async def saturated(name: str, max_batch: int, files: list[bytes]) -> tuple[float, float]:
-        async with stub(max_batch) as (send, service):
-            seen = await closed_loop(send, files, CLIENTS, lasts_s)
-            fill = service.mean_batch("predict") / max_batch
-            table.rows.append(_row(name, seen, fill))
-            return seen.throughput, fill
-
-    alone, _ = await saturated("64 clients, one size, one at a time", 1, one_size)
-    together, _ = await saturated("64 clients, one size, batches of 8", 8, one_size)
-    table.claim(
-        f"batches of 8 give {together / alone:.2f}× one at a time (at least 2.5×)", holds=together >= 2.5 * alone
-    )
-    mixed_alone, _ = await saturated("64 clients, 40 sizes, one at a time", 1, mixed)
-    mixed_together, fill = await saturated("64 clients, 40 sizes, batches of 8", 8, mixed)
+    alone, _ = await _saturated(table, "64 clients, one size, one at a time", 1, ONE_TILE, lasts_s)
+    together, _ = await _saturated(table, "64 clients, one size, batches of 8", 8, ONE_TILE, lasts_s)
+    gain = together / alone
+    table.claim(f"batches of 8 give {gain:.2f}× one at a time (at least 2.5×)", holds=gain >= 2.5)
+    alone, _ = await _saturated(table, "64 clients, 40 sizes of 20 tiles and more, one at a time", 1, MIXED, lasts_s)
+    mixed, fill = await _saturated(table, "the same, batches of 8", 8, MIXED, lasts_s)
+    gain = mixed / alone
+    table.claim(f"40 mixed sizes: {gain:.2f}× one at a time (at least 2.5×)", holds=gain >= 2.5)
     table.claim(f"40 mixed sizes fill Predict's batches to {100 * fill:.0f} % (at least 80 %)", holds=fill >= 0.8)
-    gain = mixed_together / mixed_alone
-    table.claim(
-        f"40 mixed sizes: {gain:.2f}× one at a time; only their tiles share batches, not Encode and Decode",
-        holds=gain > 1,
-    )
-
-    async with stub(8) as (send, _):
-        seen = await open_loop(send, one_size, 0.7 * together, lasts_s)
-        wait = _queue_wait(seen)
-        table.rows.append(_row("0.7 × capacity, one size", seen, float("nan")))
-        table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
-        bound = MAX_WAIT_S + 3 * BATCH_S
-        table.claim(
-            f"at 0.7 load p99 wait {wait:.3f} s is at most maximum wait + 3 batches ({bound:.3f} s)",
-            holds=wait <= bound,
-        )
-
-    async with stub(8, OMGSR_MAX_WAITING="200") as (send, _):
-        seen = await open_loop(send, one_size, 2 * together, lasts_s)
-        table.rows.append(_row("2 × capacity, one size, 200 may wait", seen, float("nan")))
-        goodput = seen.throughput / together
-        table.claim(f"at 2× load goodput is {100 * goodput:.0f} % of capacity (at least 90 %)", holds=goodput >= 0.9)
+    await _below(table, 0.7 * together, lasts_s)
+    await _above(table, together, lasts_s)
     return table
 
 
-def _queue_wait(seen) -> float:
-    waits = sorted(timing.get("queue_wait", 0.0) for timing in seen.timings)
-    return waits[int(0.99 * (len(waits) - 1))] if waits else float("nan")
+async def _saturated(
+    table: Table, name: str, max_batch: int, files: list[bytes], lasts_s: float
+) -> tuple[float, float]:
+    async with stub(max_batch) as (send, service):
+        seen = await closed_loop(send, files, CLIENTS, lasts_s)
+        fill = _mean_fill(service)
+    table.rows.append(_row(name, seen, fill))
+    return seen.throughput, fill
 
 
-def _row(name, seen, fill):
-    return (
-        name,
-        seen.throughput,
-        seen.codes["429"],
-        seen.percentile(0.5),
-        seen.percentile(0.99),
-        _queue_wait(seen),
-        fill,
+async def _below(table: Table, per_second: float, lasts_s: float) -> None:
+    async with stub(8) as (send, service):
+        seen = await open_loop(send, ONE_TILE, per_second, lasts_s)
+        table.rows.append(_row("0.7 × capacity, one size, at random moments", seen, _mean_fill(service)))
+    table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
+    wait, bound = _wait(seen), MAX_WAIT_S + 3 * BATCH_S
+    table.claim(
+        f"at 0.7 load the p99 wait, {wait:.3f} s, is at most the maximum wait + 3 batches, {bound:.3f} s",
+        holds=wait <= bound,
     )
+
+
+async def _above(table: Table, capacity: float, lasts_s: float) -> None:
+    async with stub(8, OMGSR_MAX_WAITING="200") as (send, service):
+        seen = await open_loop(send, ONE_TILE, 2 * capacity, lasts_s)
+        table.rows.append(_row("2 × capacity, one size, 200 may wait", seen, _mean_fill(service)))
+    goodput = 100 * seen.throughput / capacity
+    table.claim(f"at 2 × load goodput is {goodput:.0f} % of capacity (at least 90 %)", holds=goodput >= 90)
+
+
+def _wait(seen: Seen) -> float:
+    """p99 of what of a request is not its own three batches: HTTP and file codecs count as waiting here."""
+    return float(np.percentile(seen.seconds, 99)) - OPS * BATCH_S if seen.seconds else math.nan
+
+
+def _row(name: str, seen: Seen, fill: float) -> tuple[str, float, int, float, float, float, float]:
+    return (
+        *(name, seen.throughput, seen.codes["429"], seen.percentile(0.5), seen.percentile(0.99)),
+        *(max(0.0, _wait(seen)), fill),
+    )
+
+
+def _mean_fill(service: StubService) -> float:
+    sums = {"_sum": 0.0, "_count": 0.0}
+    for family in text_string_to_metric_families(httpx.get(f"{service.workers[0].listener}/metrics").text):
+        for sample in family.samples:
+            ending = sample.name.removeprefix("omgsr_batch_fill_ratio")
+            if ending in sums and sample.labels.get("stage") == "predict":
+                sums[ending] += sample.value
+    return sums["_sum"] / sums["_count"] if sums["_count"] else math.nan

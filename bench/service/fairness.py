@@ -19,7 +19,10 @@ FLOOD = 1000
 def keys_file(folder: Path, names: list[str]) -> dict[str, str]:
     """A file of API keys in `folder`, and the keys by their client's name."""
     keys = {name: f"omgsr_{name}" for name in names}
-    told = [{"name": name, "sha256": sha256(key.encode()).hexdigest()} for name, key in keys.items()]
+    told = [
+        {"name": name, "sha256": sha256(key.encode()).hexdigest(), "created": "2026-11-24T00:00:00Z"}
+        for name, key in keys.items()
+    ]
     (folder / "keys.json").write_text(json.dumps(told))
     return keys
 

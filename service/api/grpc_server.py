@@ -44,6 +44,7 @@ class GrpcServer:
         self._queue, self._drain_s, self._draining = admission.queue, settings.drain_s, draining
         self._health = health.aio.HealthServicer()
         self._servicer = Servicer(admission, keys)
+        self._drained: asyncio.Task[None] | None = None
         self._server = grpc.aio.server(options=_OPTIONS)
         self._server.add_generic_rpc_handlers((self._servicer.handlers,))
         add_HealthServicer_to_server(self._health, self._server)
@@ -68,7 +69,11 @@ class GrpcServer:
         await end([self._looking])
 
     async def drain(self) -> None:
-        """Take no new calls, and wait for the images at work; once more does no harm."""
+        """Take no new calls, and wait for the images at work; once more only waits for the same."""
+        self._drained = self._drained or asyncio.create_task(self._drain())
+        await asyncio.shield(self._drained)
+
+    async def _drain(self) -> None:
         await self._health.enter_graceful_shutdown()
         stopping = asyncio.create_task(self._server.stop(self._drain_s))
         idle = asyncio.create_task(self._servicer.stop())

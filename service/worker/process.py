@@ -28,7 +28,7 @@ from service.worker.listener import Health, listening
 from service.worker.served import Models
 
 RECLAIM_S = 1.0
-SWEEP_S = 60.0
+SWEEP_S = 5.0
 WATCH_S = 1.0
 WITHDRAW_S = 2.0
 END_S = 0.5

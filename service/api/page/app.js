@@ -117,8 +117,11 @@ function tell(photo) {
   if (state === 'cancelled') announce(`${name} cancelled`);
 }
 
+/* The last few stay: of two at once the second must not take the first one's place. */
 function announce(text) {
-  $('announce').textContent = text;
+  const log = $('announce');
+  log.append(Object.assign(document.createElement('p'), { textContent: text }));
+  if (log.children.length > 5) log.firstChild.remove();
 }
 
 function askForKey(problem) {
