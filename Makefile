@@ -3,6 +3,8 @@ PYTHON ?= python3
 # The CUDA build on a GPU node, the CPU build where your package index or wheel folder offers one.
 TORCH  ?= torch==2.13.0
 SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_hostile_input.py tests/test_grpc_flow.py
+# Files of tests that run side by side.
+JOBS   ?= 2
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
@@ -13,7 +15,7 @@ serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
 
 test: $(READY)  ## prove behaviour on real processes
-	$(BIN)/python -m pytest $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
 
 soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, then docs/service-figures.md
 	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)
