@@ -271,13 +271,13 @@ class StubService:
 
 
 @contextmanager
-def running_stub(state: Path, workers: int = 1, **given: str) -> Iterator[StubService]:
+def running_stub(state: Path, workers: int = 1, *, fsync: str = "always", **given: str) -> Iterator[StubService]:
     """A whole service with stub workers (tests/stub_worker.py), ready; when the block ends all of it is stopped.
 
     `given`: settings of all its processes, e.g. OMGSR_LEASE_S="2".
     """
     env = environment(state, state, **given)
-    with EmbeddedServer(state, fsync="always") as server:
+    with EmbeddedServer(state, fsync=fsync) as server:
         service = StubService(server, Part.start([*OMGSR, "api"], env), env)
         try:
             service.workers = [Part.start(STUB_WORKER, env) for _ in range(workers)]

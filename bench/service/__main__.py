@@ -12,13 +12,14 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench.service import batching, fairness, mini
+from bench.service import batching, fairness, idle, mini
 from bench.service.table import Table
 
 # Each with its argument in the full form (seconds, or jobs); the short form has a tenth.
 MEASUREMENTS: dict[str, tuple[Callable[[float], Awaitable[Table]], float]] = {
     "load": (mini.load, 180),
     "overhead": (mini.overhead, 60),
+    "idle": (idle.measure, 60),
     "batching": (batching.measure, 30),
     "fairness": (fairness.measure, 60),
 }

@@ -20,8 +20,6 @@ from tests.running import Service, running_service
 MINI = Path(__file__).parents[2] / "model" / "weights" / "omgsr-s-mini"
 CLIENTS = 64
 BATCH = 4
-FILE_STAGES = ("decode_file", "encode_file")
-DEVICE_STAGES = ("encode", "predict", "decode")
 
 
 async def load(lasts_s: float) -> Table:
@@ -59,7 +57,7 @@ async def load(lasts_s: float) -> Table:
 
 
 async def overhead(lasts_s: float) -> Table:
-    """Images a second of the service at saturation against the bare pipeline; then one request a second."""
+    """Images a second of the service at saturation against the bare pipeline."""
     table = Table(
         "What the service adds to the bare pipeline (mini, one thread of torch, 128 px → 512 px)",
         "python -m bench.service overhead",
@@ -79,23 +77,7 @@ async def overhead(lasts_s: float) -> Table:
             share = 1 - full.throughput / bare
             table.rows.append(("service, 12 clients", full.throughput, f"{100 * share:.1f} %"))
             table.claim(f"at saturation the service costs {100 * share:.1f} % (less than 8 %)", holds=share < 0.08)
-            calm = Seen()
-            for _ in range(max(10, round(lasts_s))):
-                began = time.perf_counter()
-                await send(files[0], calm)
-                await asyncio.sleep(max(0.0, began + 1 - time.perf_counter()))
-    added = sorted(1000 * _added(seconds, timing) for seconds, timing in zip(calm.seconds, calm.timings, strict=True))
-    p99 = added[min(len(added) - 1, round(0.99 * len(added)))]
-    table.rows.append(
-        (f"1 request a second ({len(added)}): ms added, p50 and p99", added[len(added) // 2], f"{p99:.1f} ms")
-    )
-    table.claim(f"at 1 request/s the service adds {p99:.1f} ms at p99 (less than 15), codecs apart", holds=p99 < 15)
     return table
-
-
-def _added(seconds: float, timing: dict[str, float]) -> float:
-    """What of a request is neither the device's nor a file codec's."""
-    return seconds - sum(timing.get(stage, 0.0) for stage in (*DEVICE_STAGES, *FILE_STAGES))
 
 
 def _bare(photo: bytes, lasts_s: float) -> float:
