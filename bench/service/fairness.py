@@ -27,7 +27,7 @@ def keys_file(folder: Path, names: list[str]) -> dict[str, str]:
     return keys
 
 
-async def measure(calm_jobs: int) -> Table:
+async def measure(calm_jobs: float) -> Table:
     """A calm client alone, then beside a flood of 1,000 jobs; then a refusal's Retry-After against the truth."""
     table = Table(
         "Fair sharing and Retry-After (stub device)",
@@ -41,13 +41,13 @@ async def measure(calm_jobs: int) -> Table:
         with running_stub(state, OMGSR_MAX_BATCH="8", OMGSR_API_KEYS=str(state / "keys.json")) as service:
             async with _client(service.url, keys["calm"]) as calm, _client(service.url, keys["flood"]) as flood:
                 alone = await _one_by_one(calm, photo, calm_jobs)
-                table.rows.append(("a calm client on an idle service", calm_jobs, *_percentiles(alone)))
+                table.rows.append(("a calm client on an idle service", round(calm_jobs), *_percentiles(alone)))
                 await _flood(flood, photo, FLOOD)
                 beside = await _one_by_one(calm, photo, calm_jobs)
                 waiting = (await flood.get("/v1/models")).status_code
                 assert waiting == 200
                 table.rows.append(
-                    (f"the same beside {FLOOD} waiting jobs of another", calm_jobs, *_percentiles(beside))
+                    (f"the same beside {FLOOD} waiting jobs of another", round(calm_jobs), *_percentiles(beside))
                 )
                 ratio = beside.percentile(0.95) / alone.percentile(0.95)
                 table.claim(f"its p95 is {ratio:.2f}× that of an idle service (at most 2×)", holds=ratio <= 2)
@@ -107,10 +107,10 @@ async def _flood(client: httpx.AsyncClient, photo: bytes, count: int) -> None:
     await asyncio.gather(*(one() for _ in range(count)))
 
 
-async def _one_by_one(client: httpx.AsyncClient, photo: bytes, count: int) -> Seen:
+async def _one_by_one(client: httpx.AsyncClient, photo: bytes, count: float) -> Seen:
     seen, send = Seen(), rest(client, format="jpeg")
     began = time.perf_counter()
-    for _ in range(count):
+    for _ in range(round(count)):
         await send(photo, seen)
     seen.lasted_s = time.perf_counter() - began
     return seen
