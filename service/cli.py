@@ -1,7 +1,5 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is quick."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -10,7 +8,8 @@ from rich.console import Console
 
 from model.analysis.evaluate_cli import evaluate
 from model.cli import analyze, mid_timestep
-from model.console import errors_told, fail
+from model.console import fail
+from service.console import errors_told
 from service.jobs_cli import jobs_app
 from service.keys_cli import keys_app
 
@@ -51,7 +50,7 @@ def serve(  # noqa: PLR0917 — each is an option of the command line
 
     The other settings are environment variables: OMGSR_STATE_DIR, OMGSR_DEVICE, OMGSR_MAX_BATCH, …
     """
-    with _errors_told():
+    with errors_told():
         from service.supervisor import serve as serve_all
 
         settings = _settings(models=models, host=host, port=port, grpc_port=grpc_port)
@@ -61,7 +60,7 @@ def serve(  # noqa: PLR0917 — each is an option of the command line
 @app.command()
 def api() -> None:
     """Run the API process alone: REST and gRPC in front of the queue."""
-    with _errors_told():
+    with errors_told():
         from service.api.app import serve as serve_api
 
         serve_api(_settings())
@@ -70,7 +69,7 @@ def api() -> None:
 @app.command()
 def worker(models: Models = None) -> None:
     """Run one worker: it takes jobs from the queue and makes the images."""
-    with _errors_told():
+    with errors_told():
         from service.worker.process import run_worker
 
         run_worker(_settings(models=models))
@@ -99,7 +98,7 @@ def upscale(  # noqa: PLR0917 — each is an option of the command line
 
     Results that exist are kept, so a run that was stopped goes on where it stopped.
     """
-    with _errors_told():
+    with errors_told():
         from service.job import UpscaleOptions
 
         options = UpscaleOptions(
@@ -140,7 +139,7 @@ def train(
     ] = None,
 ) -> None:
     """Train adapters by a recipe; its `run` folder becomes a variant. Resumes always; SIGTERM and Ctrl-C save."""
-    with _errors_told():
+    with errors_told():
         if preview is not None:
             from model.train.preview import preview_recipe
 
@@ -161,7 +160,7 @@ app.command()(evaluate)
 @models_app.command("list")
 def models_list(models: Models = None) -> None:
     """List the variants in the folders."""
-    with _errors_told():
+    with errors_told():
         from model.variant import Variant, find_variants
 
         for folder in find_variants(_settings(models=models).models):
@@ -176,7 +175,7 @@ def models_list(models: Models = None) -> None:
 @models_app.command("verify")
 def models_verify(models: Models = None) -> None:
     """Check that every file of the variants is there, undamaged, and belongs to the others."""
-    with _errors_told():
+    with errors_told():
         from model.variant import find_variants, verify_variant
 
         found = [(folder, verify_variant(folder)) for folder in find_variants(_settings(models=models).models)]
@@ -197,7 +196,7 @@ def models_embed_prompt(
     out: Annotated[Path, typer.Argument(help="The prompt.safetensors to write.")],
 ) -> None:
     """Compute a variant's prompt embeddings once, by the base's own text encoders."""
-    with _errors_told():
+    with errors_told():
         from model.text_encoder import embed_prompt
 
         embed_prompt(base, text, out)
@@ -208,18 +207,6 @@ def _settings(**given: Any) -> Any:
     from service.settings import Settings
 
     return Settings(**{name: value for name, value in given.items() if value is not None})
-
-
-@contextmanager
-def _errors_told() -> Iterator[None]:
-    """Errors that a person can mend, the model's and the service's, are said in words."""
-    from service.errors import ServiceError
-
-    with errors_told():
-        try:
-            yield
-        except ServiceError as error:
-            fail(error.detail, error.advice)
 
 
 if __name__ == "__main__":

@@ -11,12 +11,11 @@ from typing import BinaryIO
 from pydantic import ValidationError
 
 from service.errors import BadOption
-from service.job import OutputFormat, UpscaleOptions
+from service.job import SUFFIXES, OutputFormat, UpscaleOptions
 
 PHOTO_SUFFIXES = {
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".avif", ".gif", ".tif", ".tiff", ".bmp", ".dib"),
 }
-SUFFIXES: dict[OutputFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
 _FORMATS: dict[str, OutputFormat] = {**{suffix: name for name, suffix in SUFFIXES.items()}, ".jpeg": "jpeg"}
 
 

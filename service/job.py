@@ -7,6 +7,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_valida
 
 ColorFix = Literal["adain", "wavelet", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif"]
+SUFFIXES: dict[OutputFormat, str] = {"png": ".png", "jpeg": ".jpg", "webp": ".webp", "avif": ".avif"}
+"""Of a result's file name."""
 Metadata = Literal["keep", "strip"]
 BitDepth = Annotated[Literal[8, 16], BeforeValidator(lambda given: {"8": 8, "16": 16}.get(given, given))]
 """Options come as texts too."""
@@ -87,7 +89,7 @@ class Job(Message):
     client: str = Field("anonymous", description="name of the API key, or the peer's address where there are no keys")
     weight: float = Field(1.0, gt=0, description="the client's share of a busy service, against other clients'")
     idempotency_key: str = Field("", description="the client's own name for this job; a second submit joins the first")
-    digest: str = Field("", description="SHA-256 of the file and the options: what may share an idempotency key")
+    digest: str = Field("", description="SHA-256 of the file and the options, where there is a key: what may share it")
     bytes: int = Field(0, ge=0, description="of the file as uploaded")
     attended: bool = Field(False, description="dropped when nobody has asked for it for a while (`Queue.attend`)")
     request_id: str = ""

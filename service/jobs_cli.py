@@ -1,15 +1,15 @@
 """`omgsr jobs`: what is under way, and the jobs that were given up, listed, shown, replayed and buried."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Awaitable, Callable
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from model.console import errors_told, fail
+from model.console import fail
+from service.console import errors_told
 
 if TYPE_CHECKING:
     from service.job import JobStatus
@@ -100,7 +100,7 @@ def _letter_line(status: "JobStatus") -> str:
 
 def _with_queue(act: Callable[["Queue", "BlobStore"], Awaitable[None]]) -> None:
     """Do it on the queue and the store of this environment's settings."""
-    with _told():
+    with errors_told():
         from service.queue.blobs import BlobStore
         from service.queue.queue import Queue
         from service.settings import Settings
@@ -111,15 +111,3 @@ def _with_queue(act: Callable[["Queue", "BlobStore"], Awaitable[None]]) -> None:
                 await act(queue, BlobStore(settings.blobs))
 
         asyncio.run(run())
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    """Errors that a person can mend are said in words."""
-    from service.errors import ServiceError
-
-    with errors_told():
-        try:
-            yield
-        except ServiceError as error:
-            fail(error.detail, error.advice)

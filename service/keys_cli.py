@@ -1,14 +1,13 @@
 """`omgsr keys`: API keys made, listed and revoked. A key is shown once; its digest alone is kept."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
-from model.console import errors_told, fail
+from model.console import fail
+from service.console import errors_told
 
 if TYPE_CHECKING:
     from service.api.keyfile import ApiKey
@@ -34,7 +33,7 @@ def new(  # noqa: PLR0917 — each is an option of the command line
     """Make a key and print it: once, for it cannot be read again. A running service takes it at once."""
     from service.api.keyfile import ApiKey, changed_keys
 
-    with _told():
+    with errors_told():
         record, key = ApiKey.made(
             name, weight=weight, per_minute=per_minute, max_active=max_active, max_priority=max_priority
         )
@@ -48,7 +47,7 @@ def show(file: File = None) -> None:
     """List the keys: not themselves, but the first letters of their digests."""
     from service.api.keyfile import read_keys
 
-    with _told():
+    with errors_told():
         for key in read_keys(_chosen(file)):
             bounds = f"per minute {key.per_minute or '-'}  active {key.max_active or '-'}  priority {key.max_priority}"
             _out.print(f"{_short(key)}  {key.name}  weight {key.weight:g}  {bounds}  {key.created}")
@@ -62,7 +61,7 @@ def revoke(
     """Take keys away. A running service refuses them at once; jobs that they submitted go on."""
     from service.api.keyfile import changed_keys
 
-    with _told(), changed_keys(_chosen(file)) as keys:
+    with errors_told(), changed_keys(_chosen(file)) as keys:
         gone = [key for key in keys if which in (key.name, _short(key))]
         if not gone:
             fail(f"There is no key of that name, and none that `omgsr keys list` shows as {which!r}.")
@@ -78,14 +77,3 @@ def _chosen(file: Path | None) -> Path:
     if file is None:
         fail("No file is named.", "Give --file FILE, or set OMGSR_API_KEYS as for the service.")
     return file
-
-
-@contextmanager
-def _told() -> Iterator[None]:
-    from service.errors import ServiceError
-
-    with errors_told():
-        try:
-            yield
-        except ServiceError as error:
-            fail(error.detail, error.advice)

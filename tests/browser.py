@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 from axe_playwright_python.async_playwright import Axe
-from playwright.async_api import Browser, BrowserType, Page, ViewportSize, async_playwright
+from playwright.async_api import Browser, BrowserType, FilePayload, Locator, Page, ViewportSize, async_playwright
 
 PROGRAMS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
 ARGUMENTS = [
@@ -80,3 +80,13 @@ async def faults_of(page: Page) -> list[str]:
         if fault["impact"] in ("serious", "critical")
         for node in fault["nodes"]
     ]
+
+
+def card(page: Page, name: str) -> Locator:
+    """A photo's card."""
+    return page.get_by_role("listitem").filter(has_text=name)
+
+
+async def give(page: Page, *files: FilePayload) -> None:
+    """Choose files, as a person does in the dialog."""
+    await page.locator("#files").set_input_files(list(files))

@@ -14,7 +14,7 @@ import pytest_asyncio
 from playwright.async_api import Browser, FilePayload, Locator, Page, expect
 
 from service.api.webpage import FOLDER
-from tests.browser import PATIENCE_MS, faults_of, page_at, started
+from tests.browser import PATIENCE_MS, card, faults_of, give, page_at, started
 from tests.pictures import photo
 from tests.running import StubService, running_stub
 
@@ -68,14 +68,6 @@ async def browser() -> AsyncIterator[Browser]:
 def service() -> Iterator[StubService]:
     with TemporaryDirectory(prefix="omgsr-") as folder, running_stub(Path(folder)) as running:
         yield running
-
-
-def card(page: Page, name: str) -> Locator:
-    return page.get_by_role("listitem").filter(has_text=name)
-
-
-async def give(page: Page, *files: FilePayload) -> None:
-    await page.locator("#files").set_input_files(list(files))
 
 
 async def ended(page: Page, *files: FilePayload, state: str = "done") -> None:

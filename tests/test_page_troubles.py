@@ -9,9 +9,9 @@ from tempfile import TemporaryDirectory
 import httpx
 import pytest
 import pytest_asyncio
-from playwright.async_api import Browser, FilePayload, Locator, Page, Request, Response, expect
+from playwright.async_api import Browser, FilePayload, Page, Request, Response, expect
 
-from tests.browser import PATIENCE_MS, page_at, started
+from tests.browser import PATIENCE_MS, card, give, page_at, started
 from tests.lone_api import VARIANT, lone_api
 from tests.pictures import photo
 from tests.proxy import Proxy
@@ -37,14 +37,6 @@ async def browser() -> AsyncIterator[Browser]:
 def service() -> Iterator[StubService]:
     with TemporaryDirectory(prefix="omgsr-") as folder, running_stub(Path(folder)) as running:
         yield running
-
-
-def card(page: Page, name: str) -> Locator:
-    return page.get_by_role("listitem").filter(has_text=name)
-
-
-async def give(page: Page, *files: FilePayload) -> None:
-    await page.locator("#files").set_input_files(list(files))
 
 
 async def becomes(page: Page, name: str, state: str) -> None:

@@ -19,7 +19,7 @@ from tests.jobs import job
 async def test_without_a_server_it_says_unavailable(state: Path) -> None:
     async with Queue(socket_url(state)) as queue:
         with pytest.raises(Unavailable, match="does not answer"):
-            await queue.ping()
+            await queue.fleet()
 
 
 def test_a_state_folder_has_one_server(state: Path) -> None:
@@ -41,7 +41,7 @@ async def test_a_state_folder_may_have_any_name(state: Path) -> None:
     settings = Settings(state_dir=state / "a b#c?d%20e")
     with EmbeddedServer(settings.state_dir):
         async with Queue.of(settings) as queue:
-            await queue.ping()
+            await queue.fleet()
         BlobStore(settings.blobs).put(input_key("a"), b"one")
     assert (settings.state_dir / "blobs" / "a" / "input").read_bytes() == b"one"
     assert [path.name for path in state.iterdir()] == [settings.state_dir.name]

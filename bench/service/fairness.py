@@ -1,30 +1,28 @@
 """What one client's flood does to another's photo, and whether Retry-After tells the truth (stub device)."""
 
 import asyncio
-import json
 import tempfile
 import time
-from hashlib import sha256
 from pathlib import Path
 
 import httpx
 
 from bench.service.load import Seen, photos, rest
 from bench.service.table import Table
+from service.api.keyfile import ApiKey, changed_keys
 from tests.running import running_stub
 
 FLOOD = 1000
 
 
-def keys_file(folder: Path, names: list[str]) -> dict[str, str]:
-    """A file of API keys in `folder`, and the keys by their client's name."""
-    keys = {name: f"omgsr_{name}" for name in names}
-    told = [
-        {"name": name, "sha256": sha256(key.encode()).hexdigest(), "created": "2026-11-24T00:00:00Z"}
-        for name, key in keys.items()
-    ]
-    (folder / "keys.json").write_text(json.dumps(told))
-    return keys
+def made_keys(path: Path, names: list[str]) -> dict[str, str]:
+    """A new file of API keys, and the keys by their client's name."""
+    found = {}
+    with changed_keys(path) as records:
+        for name in names:
+            record, found[name] = ApiKey.made(name, weight=1, per_minute=None, max_active=None, max_priority=0)
+            records.append(record)
+    return found
 
 
 async def measure(calm_jobs: float) -> Table:
@@ -37,7 +35,7 @@ async def measure(calm_jobs: float) -> Table:
     (photo,) = photos(1, (16, 16))
     with tempfile.TemporaryDirectory(prefix="omgsr-") as folder:
         state = Path(folder)
-        keys = keys_file(state, ["calm", "flood"])
+        keys = made_keys(state / "keys.json", ["calm", "flood"])
         with running_stub(state, OMGSR_MAX_BATCH="8", OMGSR_API_KEYS=str(state / "keys.json")) as service:
             async with _client(service.url, keys["calm"]) as calm, _client(service.url, keys["flood"]) as flood:
                 alone = await _one_by_one(calm, photo, calm_jobs)

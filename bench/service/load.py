@@ -8,9 +8,9 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from io import BytesIO
 
-import grpc
 import httpx
 import numpy as np
+from google.rpc.code_pb2 import Code
 from omgsr.v1 import upscale_pb2 as pb
 from omgsr.v1 import upscale_pb2_grpc
 from PIL import Image
@@ -97,13 +97,9 @@ def streamed(stub: upscale_pb2_grpc.UpscaleServiceStub) -> Send:
                     seen.seconds.append(time.perf_counter() - began)
                     seen.jobs.append(job_id)
                 case "failed":
-                    seen.codes[grpc.StatusCode(_code(response.failed.status.code)).name] += 1
+                    seen.codes[Code.Name(response.failed.status.code)] += 1
 
     return send
-
-
-def _code(number: int) -> tuple[int, str]:
-    return next(code.value for code in grpc.StatusCode if code.value[0] == number)
 
 
 async def closed_loop(send: Send, files: Sequence[bytes], clients: int, lasts_s: float) -> Seen:

@@ -47,7 +47,6 @@ async def readyz(request: Request, admission: Admitting) -> dict[str, str | int]
     """The queue answers, at least one worker is warm, and this process is not about to stop."""
     if request.app.state.draining.is_set():
         raise Unavailable("This process is stopping.", "Send new requests to another one.")
-    await admission.queue.ping()
     workers = (await admission.queue.fleet()).workers
     if not workers:
         raise Unavailable("No worker is ready.", "Wait until a worker has warmed up, or look at the workers' logs.")

@@ -85,8 +85,7 @@ async def upscale(
 async def models(admission: Admitting, _: Calling) -> ModelsView:
     """For each its base, native size, mid-timestep, licence, and seconds of device time per megapixel of late."""
     variants = await admission.queue.variants()
-    default = (await admission.variant("")).name if variants else admission.settings.default_model
-    return ModelsView(default=default, models=list(variants.values()))
+    return ModelsView(default=admission.default(variants), models=list(variants.values()))
 
 
 async def _submit(request: Request, admission: Admission, caller: Caller, key: str, *, attended: bool) -> Submitted:

@@ -5,19 +5,17 @@ from collections.abc import AsyncIterator
 from pathlib import PurePath
 
 from service.errors import ProcessingFailed, Unavailable
-from service.job import Job, Result
+from service.job import SUFFIXES, Job, Result
 from service.queue.blobs import BlobStore
 
 PIECE = 4 * 2**20
 """Bytes: each piece costs a request where the store is a distant one."""
 
-_EXTENSIONS = {"png": "png", "jpeg": "jpg", "webp": "webp", "avif": "avif"}
-
 
 def result_name(job: Job) -> str:
     """A file name for the result that keeps the input's: photo.jpg → photo_4x.png."""
     stem = PurePath(job.filename).stem or "image"
-    return f"{stem}_{job.options.scale:g}x.{_EXTENSIONS[job.options.format]}"
+    return f"{stem}_{job.options.scale:g}x{SUFFIXES[job.options.format]}"
 
 
 async def piece(blobs: BlobStore, found: Result, start: int, end: int) -> bytes:

@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterable
+from collections.abc import AsyncIterator, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -116,8 +116,9 @@ class Admission:
         dies before it: somebody waits here for its end.
         """
         _check_allowed(options, caller, idempotency_key)
-        digest = await asyncio.to_thread(_digest, data, options)
+        digest = ""
         if idempotency_key:
+            digest = await asyncio.to_thread(_digest, data, options)
             known = await self.queue.joined(caller.name, idempotency_key, digest)
             if known is not None:
                 return await self._join(known.job_id)
@@ -140,10 +141,14 @@ class Admission:
         variants = await self.queue.variants()
         if not variants:
             raise Unavailable("No worker has started yet, so no model is served.")
-        name = name or self.settings.default_model or next(iter(variants))
+        name = name or self.default(variants)
         if name not in variants:
             raise UnknownModel(f"No model named {name!r} is served.", f"Served are: {', '.join(variants)}.")
         return variants[name]
+
+    def default(self, variants: Mapping[str, VariantInfo]) -> str:
+        """The model of a request that names none; empty when nothing is served."""
+        return self.settings.default_model or next(iter(variants), "")
 
     def close(self) -> None:
         """Let go of the jobs in line; those that nobody attends to are dropped in time, the others go on."""

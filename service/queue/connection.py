@@ -71,13 +71,6 @@ class Connection:
         await self._redis.aclose()
         await self._waiters.aclose()
 
-    async def ping(self) -> None:
-        """Return when the server answers; raise Unavailable when it does not."""
-        try:
-            await self._redis.ping()
-        except RedisError as error:
-            raise _unavailable(error) from error
-
     async def _run(self, script: str, *args: str | float) -> Any:
         if script not in self._scripts:
             self._scripts[script] = self._redis.register_script(_source(script))

@@ -9,7 +9,7 @@ from typing import TypeVar
 import structlog
 
 from service.errors import BadRequest, ProcessingFailed, ServiceError, Unavailable
-from service.job import Leased, Result
+from service.job import JobState, Leased, Result
 from service.queue.queue import Queue
 from service.telemetry import DEAD, RETRIES, record_stages
 from service.tracing import span
@@ -121,10 +121,10 @@ class Jobs:
             problem = ProcessingFailed("The worker could not make this image; its log has the cause.").problem()
             _log.error("image failed", exc_info=error)
         dead = not retry and not isinstance(error, BadRequest)  # ours to look at, not the client's to mend
-        kept = await self._insist(lambda: self._queue.fail(job.id, leased.attempt, problem, retry=retry, dead=dead))
-        if kept and retry and leased.attempt < self._queue.max_attempts:
+        state = await self._insist(lambda: self._queue.fail(job.id, leased.attempt, problem, retry=retry, dead=dead))
+        if state is JobState.QUEUED:
             RETRIES.inc()
-        elif kept and not isinstance(error, BadRequest):
+        elif state is JobState.FAILED and (retry or dead):
             DEAD.inc()
 
     # ----------------------------------------------------------------------------------------------------------------
