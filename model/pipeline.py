@@ -1,6 +1,6 @@
 """`OMGSRPipeline`: load a variant, then encode → one mid-timestep prediction → decode."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -170,15 +170,21 @@ class OMGSRPipeline:
     @torch.no_grad()
     def execute(self, ops: Sequence[Op]) -> list[Tensor]:
         """Run ops of equal `key` as one batch."""
-        batch = torch.stack([op.tensor for op in ops])
+        tensors = [op.tensor for op in ops]
         match ops[0]:
             case Encode():
-                return list(self.vae.encode(batch))
+                return self._by_batch(self.vae.encode, tensors)
             case Predict():
-                return list(self.denoiser(batch, self.mid_timestep))
+                return list(self.denoiser(torch.stack(tensors), self.mid_timestep))
             case Decode():
-                return list(self.decode(batch))
+                return self._by_batch(self.decode, tensors)
         raise TypeError(f"no such op: {ops[0]!r}")
+
+    def _by_batch(self, run: Callable[[Tensor], Tensor], tensors: list[Tensor]) -> list[Tensor]:
+        """Through the VAE. A CPU gains nothing by batches of whole images, and its GroupNorm rounds by their size."""
+        if self.device.type == "cpu":
+            return [run(each[None])[0] for each in tensors]
+        return list(run(torch.stack(tensors)))
 
     @torch.no_grad()
     def __call__(

@@ -19,12 +19,14 @@ TILES_121: Size = (96, 96)
 ENDS_S = 60
 
 
-async def submit(service: StubService, queue: Queue, size: Size) -> str:
+async def submit(service: StubService, queue: Queue, size: Size, *, client: str = "anonymous") -> str:
     """Put a photo in line, as the API does, and return its job's id."""
     job_id = uuid4().hex
     BlobStore(service.settings.blobs).put(input_key(job_id), photo(*size))
     options = UpscaleOptions(model="stub")
-    await queue.submit(Job(id=job_id, options=options, width=size[0], height=size[1], input_key=input_key(job_id)))
+    width, height = size
+    key = input_key(job_id)
+    await queue.submit(Job(id=job_id, client=client, options=options, width=width, height=height, input_key=key))
     return job_id
 
 

@@ -33,6 +33,17 @@ def test_what_frees_memory_goes_first_then_priority_then_the_least_served_then_a
     assert choose([]) == Choice()
 
 
+def test_who_has_much_in_hand_gives_way_unless_of_higher_priority() -> None:
+    decode, encode = ready("d", Stage.DECODE, client="crowd"), ready("e", Stage.ENCODE, client="calm")
+    assert choose([decode, encode], crowding={"crowd"}).batch == [encode]
+    assert choose([decode, encode], crowding={"crowd"}, coming={"e": 1}).batch == [encode]
+    assert choose([decode, encode], crowding={"crowd", "calm"}).batch == [decode]
+    urgent = ready("d", Stage.DECODE, client="crowd", priority=1)
+    assert choose([urgent, encode], crowding={"crowd"}).batch == [urgent]
+    both = [ready("e", Stage.ENCODE, client="crowd", age=1), encode]
+    assert choose([decode, *both], crowding={"crowd"}).batch == [encode, both[0]]
+
+
 def test_what_has_waited_too_long_goes_before_all() -> None:
     late, fresh = ready("late", Stage.ENCODE, priority=-10, age=PATIENCE_S + 0.1), ready("new", Stage.DECODE)
     assert choose([fresh, late], coming={"late": 7}).batch == [late]
@@ -86,10 +97,15 @@ def lines(draw: st.DrawFn) -> tuple[list[Ready], dict[str, int]]:
     return ops, draw(st.dictionaries(st.sampled_from("abcd"), st.integers(0, 9)))
 
 
-@given(lines(), st.sampled_from([1, 2, 4, 8]))
-def test_the_choice_is_one_sound_batch_or_a_short_wait(drawn: tuple[list[Ready], dict[str, int]], most: int) -> None:
+CROWDING = st.sets(st.sampled_from(["x", "y"]))
+
+
+@given(lines(), st.sampled_from([1, 2, 4, 8]), CROWDING)
+def test_the_choice_is_one_sound_batch_or_a_short_wait(
+    drawn: tuple[list[Ready], dict[str, int]], most: int, crowding: set[str]
+) -> None:
     ops, coming = drawn
-    choice = pick(ops, Policy(most, 0.02), free_bytes=FREE, used={"x": 1.0}, coming=coming, now=NOW)
+    choice = pick(ops, Policy(most, 0.02), free_bytes=FREE, used={"x": 1.0}, crowding=crowding, coming=coming, now=NOW)
     batch = list(choice.batch)
     possible = [op for op in ops if op.bytes <= FREE]
     assert bool(batch) or choice.look_again is not None or not possible
@@ -121,15 +137,21 @@ def test_an_idle_device_waits_only_when_nothing_else_is_ready_and_never_too_long
         assert later.batch
 
 
-@given(lines())
-def test_among_batches_that_cannot_grow_the_order_is_stage_priority_share_age(
-    drawn: tuple[list[Ready], dict[str, int]],
+@given(lines(), CROWDING)
+def test_among_batches_that_cannot_grow_the_order_is_crowd_stage_priority_share_age(
+    drawn: tuple[list[Ready], dict[str, int]], crowding: set[str]
 ) -> None:
     ops = [op for op in drawn[0] if op.bytes <= FREE and NOW - op.since <= PATIENCE_S]
     used = {"x": 2.0, "y": 1.0}
-    batch = pick(ops, POLICY, free_bytes=FREE, used=used, coming={}, now=NOW).batch
+    batch = pick(ops, POLICY, free_bytes=FREE, used=used, crowding=crowding, coming={}, now=NOW).batch
+    calm = [op.priority for op in ops if op.client not in crowding]
+
+    def order(op: Ready) -> tuple[bool, Stage, int, float, float]:
+        gives_way = op.client in crowding and bool(calm) and op.priority <= max(calm)
+        return gives_way, op.stage, -op.priority, used[op.client], op.since
+
     if ops:
-        assert batch[0] is min(ops, key=lambda op: (op.stage, -op.priority, used[op.client], op.since))
+        assert batch[0] is min(ops, key=order)
 
 
 @given(st.lists(st.integers(1, 20), min_size=20, max_size=60))

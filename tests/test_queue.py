@@ -65,7 +65,7 @@ async def until_queued(queue: Queue, name: str):
 async def test_a_lease_whose_answer_was_lost_gives_the_same_jobs_again(queue: Queue) -> None:
     for name in "abc":
         await queue.submit(job(name))
-    call = ("lease", "token", "w", 60, 2, 60, "", "m")
+    call = ("lease", "token", "w", 60, 2, 60, "", 0, "m")
     first, again = await queue._run(*call), await queue._run(*call)
     assert [each[:2] for each in first] == [each[:2] for each in again]
     assert ids(await queue.lease(["m"], "w", 9)) == ["c"]

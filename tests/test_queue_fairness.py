@@ -34,6 +34,16 @@ async def test_a_flood_delays_no_other_client(queue: Queue) -> None:
         assert "calm" in await taken(queue, 2)
 
 
+async def test_a_worker_may_ask_for_the_jobs_of_those_it_has_none_of(queue: Queue) -> None:
+    await flood(queue, 5, client="a")
+    await flood(queue, 5, client="b")
+    await queue.lease(["m"], "w", 2)
+    assert await queue.lease(["m"], "w", 9, but=["a", "b"]) == []
+    await queue.submit(job("one", client="calm"))
+    leased = await queue.lease(["m"], "w", 9, but=["a", "b"])
+    assert [each.job.client for each in leased] == ["calm"]
+
+
 async def test_who_was_quiet_for_long_has_saved_nothing_up(queue: Queue) -> None:
     await flood(queue, 50, client="a")
     await taken(queue, 40)

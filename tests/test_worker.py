@@ -109,6 +109,20 @@ async def test_a_cancelled_job_is_dropped_after_a_batch_or_two(stub: StubService
     assert batches <= 3 + 3, "more than a batch or two after the cancel, besides the second job's three"
 
 
+async def test_a_stranger_overtakes_what_a_full_worker_holds(stub: StubService) -> None:
+    async with stub.queue() as queue:
+        crowd = [await submit(stub, queue, TILES_20, client="crowd") for _ in range(12)]
+        async for event in queue.events(crowd[0]):
+            if event.tiles_done:
+                break
+        calm = await submit(stub, queue, TILE, client="calm")
+        (after,) = await ends(queue, calm)
+        assert after.state is JobState.SUCCEEDED
+        done = [job_id for job_id in crowd if (await queue.status(job_id)).state.final]
+        assert len(done) <= 2, "the images that it held, one of twenty tiles at a time, went before"
+        await ends(queue, *crowd)
+
+
 async def test_a_stub_service_answers_the_bicubic_image(stub: StubService) -> None:
     data = photo(40, 24)
     answer = httpx.post(f"{stub.url}/v1/upscale", content=data, headers={"Content-Type": "image/png"}, timeout=ENDS_S)

@@ -21,7 +21,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[float], Awaitable[Table]], float]] = {
     "overhead": (mini.overhead, 60),
     "idle": (idle.measure, 60),
     "batching": (batching.measure, 30),
-    "fairness": (fairness.measure, 200),
+    "fairness": (fairness.measure, 100),
 }
 
 

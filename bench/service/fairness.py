@@ -10,7 +10,7 @@ import httpx
 from bench.service.load import Seen, photos, rest
 from bench.service.table import Table
 from service.api.keyfile import ApiKey, changed_keys
-from tests.running import running_stub
+from tests.running import StubService, running_stub
 
 FLOOD = 1000
 
@@ -36,19 +36,18 @@ async def measure(calm_jobs: float) -> Table:
     with tempfile.TemporaryDirectory(prefix="omgsr-") as folder:
         state = Path(folder)
         keys = made_keys(state / "keys.json", ["calm", "flood"])
-        with running_stub(state, OMGSR_MAX_BATCH="8", OMGSR_API_KEYS=str(state / "keys.json")) as service:
+        with running_stub(state, OMGSR_API_KEYS=str(state / "keys.json")) as service:
             async with _client(service.url, keys["calm"]) as calm, _client(service.url, keys["flood"]) as flood:
                 alone = await _one_by_one(calm, photo, calm_jobs)
                 table.rows.append(("a calm client on an idle service", round(calm_jobs), *_percentiles(alone)))
                 await _flood(flood, photo, FLOOD)
                 beside = await _one_by_one(calm, photo, calm_jobs)
-                waiting = (await flood.get("/v1/models")).status_code
-                assert waiting == 200
-                table.rows.append(
-                    (f"the same beside {FLOOD} waiting jobs of another", round(calm_jobs), *_percentiles(beside))
-                )
+                left = await _waiting(service)
+                row = f"the same beside {FLOOD} waiting jobs of another, of which {left} were left"
+                table.rows.append((row, round(calm_jobs), *_percentiles(beside)))
                 ratio = beside.percentile(0.95) / alone.percentile(0.95)
-                table.claim(f"its p95 is {ratio:.2f}× that of an idle service (at most 2×)", holds=ratio <= 2)
+                said = f"its p95 is {ratio:.2f}× that of an idle service (at most 2×), batches of 4 as by default"
+                table.claim(said, holds=ratio <= 2 and left > 0)
     table.rows.append(await _retry_after(table, photo))
     return table
 
@@ -64,15 +63,19 @@ async def _retry_after(table: Table, photo: bytes) -> tuple[str, int, float, flo
             await asyncio.sleep(2)  # the learned cost settles
             told, began = await _refused(client, photo), time.perf_counter()
             room = 1500 * 0.9
-            async with service.queue() as queue:
-                while sum((await queue.fleet()).depth.values()) > room:
-                    await asyncio.sleep(0.05)
+            while await _waiting(service) > room:
+                await asyncio.sleep(0.05)
             truth = time.perf_counter() - began
     table.claim(
         f"Retry-After said {told:.0f} s; a tenth of the line was free after {truth:.1f} s (within ±30 %, or a second)",
         holds=abs(told - truth) <= max(0.3 * truth, 1.0),
     )
     return ("Retry-After of a full line of 1,500: said, true (s)", 1, told, truth)
+
+
+async def _waiting(service: StubService) -> int:
+    async with service.queue() as queue:
+        return sum((await queue.fleet()).depth.values())
 
 
 async def _refused(client: httpx.AsyncClient, photo: bytes) -> float:

@@ -56,6 +56,11 @@ def _jpeg(width: int, height: int) -> bytes:
     return out.getvalue()
 
 
+def timings(told: str) -> dict[str, float]:
+    """The seconds of a Server-Timing header."""
+    return {name: float(ms) / 1000 for name, ms in (part.split(";dur=") for part in told.split(", "))}
+
+
 Send = Callable[[bytes, Seen], Awaitable[None]]
 
 
@@ -71,8 +76,7 @@ def rest(client: httpx.AsyncClient, **options: str) -> Send:
         if answer.status_code == 200:
             seen.seconds.append(time.perf_counter() - began)
             seen.jobs.append(answer.headers["x-job-id"])
-            parts = (part.split(";dur=") for part in answer.headers["server-timing"].split(", "))
-            seen.timings.append({name: float(ms) / 1000 for name, ms in parts})
+            seen.timings.append(timings(answer.headers["server-timing"]))
         elif answer.status_code == 429:
             seen.refused_for_s.append(float(answer.headers["retry-after"]))
 

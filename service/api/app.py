@@ -1,6 +1,7 @@
 """The API process: REST and gRPC in one event loop. It never touches torch."""
 
 import asyncio
+import gc
 import signal
 import socket
 import time
@@ -128,6 +129,8 @@ class _Server(uvicorn.Server):
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """Start, then tell."""
         await super().startup(sockets)
+        gc.collect()
+        gc.freeze()  # what was loaded stays: looking through it again and again would hold up every request
         state = self._app.state
         _log.info("listening", rest_port=self._port, grpc_port=state.grpc.port, admin_port=state.admin_port)
 

@@ -85,7 +85,7 @@ async def upscale(
 async def models(admission: Admitting, _: Calling) -> ModelsView:
     """For each its base, native size, mid-timestep, licence, and seconds of device time per megapixel of late."""
     variants = await admission.queue.variants()
-    return ModelsView(default=admission.default(variants), models=list(variants.values()))
+    return ModelsView(default=admission.offer.default(variants), models=list(variants.values()))
 
 
 async def _submit(request: Request, admission: Admission, caller: Caller, key: str, *, attended: bool) -> Submitted:

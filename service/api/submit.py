@@ -4,7 +4,7 @@ import asyncio
 import hashlib
 import re
 import uuid
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -13,10 +13,11 @@ import structlog
 from pydantic import ValidationError
 
 from service.api.auth import Caller
+from service.api.offer import Offer
 from service.api.watch import Watch
-from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable, UnknownModel
+from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable
 from service.images import inspect
-from service.job import Job, JobStatus, UpscaleOptions, VariantInfo
+from service.job import Job, JobStatus, UpscaleOptions
 from service.limits import check_result, device_megapixels
 from service.queue.blobs import BlobStore, input_key
 from service.queue.queue import Queue
@@ -79,11 +80,13 @@ class Admission:
     queue: Queue
     blobs: BlobStore
     _decoders: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(DECODERS, "decode-check"))
+    offer: Offer = field(init=False)
     _watch: Watch = field(init=False)
     _uploads: asyncio.Semaphore = field(init=False)
 
     def __post_init__(self) -> None:
         self._uploads = asyncio.Semaphore(self.settings.max_uploads_in_flight)
+        self.offer = Offer(self.queue, self.settings.default_model)
         self._watch = Watch(self.queue, self.settings.attend_s)
 
     @asynccontextmanager
@@ -136,28 +139,15 @@ class Admission:
         )
         return await self._put_in_line(job, data, caller)
 
-    async def variant(self, name: str) -> VariantInfo:
-        """The variant of that name; for an empty name the server's default."""
-        variants = await self.queue.variants()
-        if not variants:
-            raise Unavailable("No worker has started yet, so no model is served.")
-        name = name or self.default(variants)
-        if name not in variants:
-            raise UnknownModel(f"No model named {name!r} is served.", f"Served are: {', '.join(variants)}.")
-        return variants[name]
-
-    def default(self, variants: Mapping[str, VariantInfo]) -> str:
-        """The model of a request that names none; empty when nothing is served."""
-        return self.settings.default_model or next(iter(variants), "")
-
     def close(self) -> None:
         """Let go of the jobs in line; those that nobody attends to are dropped in time, the others go on."""
         self._watch.close()
+        self.offer.close()
         self._decoders.shutdown(wait=False, cancel_futures=True)
 
     async def _plan(self, data: bytes, options: UpscaleOptions, filename: str) -> Job:
         """The job that the file and the options make, once both are found good."""
-        variant = await self.variant(options.model)
+        variant = await self.offer.find(options.model)
         loop = asyncio.get_running_loop()
         size = await loop.run_in_executor(
             self._decoders, lambda: inspect(data, max_pixels=self.settings.max_input_pixels)

@@ -1,11 +1,16 @@
--- ARGV: token, worker, lease seconds, count, ttl, problem of a job past its deadline, variant…
+-- ARGV: token, worker, lease seconds, count, ttl, problem of a job past its deadline, number of clients whose jobs are
+-- not asked for, client…, variant…
 -- → [job, attempt, seconds waited, 1 after a failed delivery]…
--- The token names this call: a retry after a lost answer gets the same jobs once more, not others.
+-- The token names this call: a retry after a lost answer gets the same jobs once more, not passed_over.
 even_when_full()
 local token, worker, lease_s, count = prefix .. 'lease:' .. ARGV[1], ARGV[2], tonumber(ARGV[3]), tonumber(ARGV[4])
 local ttl, too_late = tonumber(ARGV[5]), ARGV[6]
-local variants = { unpack(ARGV, 7) }
-local MOST_DROPPED = 1000 -- of one call: the server has others to answer, too
+local passed_over, first_variant = {}, 8 + ARGV[7]
+for i = 8, first_variant - 1 do
+  passed_over[ARGV[i]] = true
+end
+local variants = { unpack(ARGV, first_variant) }
+local MOST_DROPPED = 1000 -- of one call: the server has passed_over to answer, too
 local time = now()
 
 local function answer(id)
@@ -59,6 +64,8 @@ while #leased < count and dropped < MOST_DROPPED do
   elseif late(id_at(place)) then
     settle(id_at(place), 'failed', ttl, 'error', too_late)
     dropped = dropped + 1
+  elseif passed_over[redis.call('HGET', job_key(id_at(place)), 'client')] then
+    break -- whoever comes new is next in line before those who have many there
   else
     leased[#leased + 1] = take(place)
   end

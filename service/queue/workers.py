@@ -1,6 +1,6 @@
 """The queue as a worker sees it: register, lease, renew, and bring each job to an end."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from uuid import uuid4
 
@@ -45,14 +45,16 @@ class WorkerSide(Connection):
         """Say how many device seconds a megapixel takes, unless that is known from jobs already."""
         await self._run("calibrate", variant, s_per_mp)
 
-    async def lease(self, variants: Iterable[str], worker: str, count: int) -> list[Leased]:
+    async def lease(
+        self, variants: Iterable[str], worker: str, count: int, *, but: Collection[str] = ()
+    ) -> list[Leased]:
         """Take up to `count` jobs from the line; the worker holds each as long as it renews its lease.
 
-        Jobs whose deadline has passed fail instead.
+        Jobs whose deadline has passed fail instead. A job of one of the clients in `but` is not taken, nor what is
+        behind it.
         """
-        answer = await self._run(
-            "lease", uuid4().hex, worker, self.lease_s, count, self.result_ttl_s, _TOO_LATE, *variants
-        )
+        terms = self.lease_s, count, self.result_ttl_s, _TOO_LATE
+        answer = await self._run("lease", uuid4().hex, worker, *terms, len(but), *but, *variants)
         return [
             Leased(
                 job=Job.model_validate_json(job), attempt=int(attempt), waited_s=float(waited), suspect=bool(suspect)

@@ -1,6 +1,6 @@
 """Which ops run next, as one batch: a pure function of what is ready, what will be, the memory and the time."""
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
 from typing import Generic, TypeVar
@@ -18,6 +18,11 @@ class Stage(IntEnum):
     DECODE = 0
     PREDICT = 1
     ENCODE = 2
+
+    @property
+    def word(self) -> str:
+        """As metrics and `Server-Timing` name it."""
+        return self.name.lower()
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,19 +79,28 @@ def pick(
     *,
     free_bytes: int,
     used: Mapping[str, float],
+    crowding: Collection[str] = (),
     coming: Mapping[Hashable, int],
     now: float,
 ) -> Choice[R]:
     """The next batch: overdue ops first, then by stage, priority, the client least served (`used`), age.
 
+    The ops of `crowding` clients, who have much in hand, come after those of the others, unless of higher priority.
+
     A batch that could become larger by ops that are `coming` (a number for each group) gives way to other work of no
-    lower priority: that work brings them, and the device is not idle meanwhile. Only where nothing else is ready the
+    less right: that work brings them, and the device is not idle meanwhile. Only where nothing else is ready the
     device waits for them, at most `max_wait_s` from when the batch's oldest op became ready. Batches take at most
     `free_bytes`; an op that alone takes more is passed over.
     """
 
-    def urgency(op: R) -> tuple[bool, int, int, float, float]:
-        return (now - op.since <= PATIENCE_S, op.stage, -op.priority, used.get(op.client, 0.0), op.since)
+    calm = max((op.priority for op in ready if op.client not in crowding), default=None)
+
+    def gives_way(op: R) -> bool:
+        return calm is not None and op.client in crowding and op.priority <= calm
+
+    def urgency(op: R) -> tuple[bool, bool, int, int, float, float]:
+        fresh = now - op.since <= PATIENCE_S
+        return (fresh, gives_way(op), op.stage, -op.priority, used.get(op.client, 0.0), op.since)
 
     groups: dict[Hashable, list[R]] = {}
     for op in sorted(ready, key=urgency):
@@ -95,7 +109,12 @@ def pick(
     if not groups:
         return Choice()
     candidates = [_candidate(ops, policy, free_bytes, coming.get(group, 0), now) for group, ops in groups.items()]
-    peers = [each for each in candidates if each.first.priority >= candidates[0].first.priority]
+    first = candidates[0].first
+    peers = [
+        each
+        for each in candidates
+        if each.first.priority >= first.priority and gives_way(each.first) <= gives_way(first)
+    ]
     for each in peers:
         if not each.grows:
             return Choice(each.batch)

@@ -82,12 +82,19 @@ class Engine:
         """One batch: start what fits in memory, pick, run, hand the results back; or wait for what is to come."""
         self._forget_cancelled()
         self._start_what_fits()
-        free, used = self._budget - self._held(), self._shares.used
-        now = time.monotonic()
-        choice = pick(self._ready, self._policy, free_bytes=free, used=used, coming=self._coming(), now=now)
+        choice = pick(
+            self._ready,
+            self._policy,
+            free_bytes=self._budget - self._held(),
+            used=self._shares.used,
+            crowding=self._shares.crowding(self._policy.max_batch),
+            coming=self._coming(),
+            now=time.monotonic(),
+        )
         if not choice.batch:
             self._take_in(until=choice.look_again)
             return
+        self._shares.turn(choice.batch[0].client)
         taken = set(map(id, choice.batch))
         self._ready = [ready for ready in self._ready if id(ready) not in taken]
         for ready, result in zip(choice.batch, self._execute(choice.batch), strict=True):
@@ -110,7 +117,7 @@ class Engine:
                 timeout = 0
                 if image is not None and image not in self._images and not image.outcome.done():
                     self._images[image] = None
-                    self._shares.enter(image.client)
+                    self._shares.enter(image.client, image.tiles)
         self._busy_since = time.monotonic()
 
     def _start_what_fits(self) -> None:
@@ -127,7 +134,7 @@ class Engine:
                 continue
             TILES.labels(image.variant).observe(image.tiles)
             DEVICE_MEMORY.labels("images").set(self._held())
-            self._advance(image, None)
+            self._advance(image, None, Stage.ENCODE)
 
     def _fits(self, image: Image) -> bool:
         """Whether it, and every image that runs already, could still run its largest op."""
@@ -152,7 +159,7 @@ class Engine:
     # What comes out ------------------------------------------------------------------------------------------------
 
     def _execute(self, batch: Sequence[ReadyOp]) -> list[Tensor | Exception]:
-        model, stage = batch[0].image.variant, batch[0].stage.name.lower()
+        model, stage = batch[0].image.variant, batch[0].stage
         began = time.monotonic()
         try:
             results = run_batch(self._devices[model], [ready.op for ready in batch])
@@ -162,13 +169,15 @@ class Engine:
             raise
         seconds = time.monotonic() - began
         for ready in batch:
-            image, share = ready.image, seconds / len(batch)
-            image.seconds[stage] = image.seconds.get(stage, 0.0) + share
-            self._shares.charge(image.client, share / image.weight)
-        BATCH_SIZE.labels(model, stage).observe(len(batch))
-        BATCH_FILL.labels(model, stage).observe(len(batch) / self._policy.max_batch)
-        BATCH_DURATION.labels(model, stage).observe(seconds)
+            self._charge(ready.image, stage, seconds / len(batch))
+        BATCH_SIZE.labels(model, stage.word).observe(len(batch))
+        BATCH_FILL.labels(model, stage.word).observe(len(batch) / self._policy.max_batch)
+        BATCH_DURATION.labels(model, stage.word).observe(seconds)
         return results
+
+    def _charge(self, image: Image, stage: Stage, seconds: float) -> None:
+        image.seconds[stage.word] = image.seconds.get(stage.word, 0.0) + seconds
+        self._shares.charge(image.client, seconds / image.weight)
 
     def _receive(self, ready: ReadyOp, result: Tensor | Exception) -> None:
         image = ready.image
@@ -183,19 +192,23 @@ class Engine:
             image.on_tile(image.tiles_done)
         complete = [each for each in image.results if each is not None]
         if len(complete) == len(image.results):
-            self._advance(image, complete)
+            self._advance(image, complete, ready.stage)
 
-    def _advance(self, image: Image, results: Sequence[Tensor] | None) -> None:
+    def _advance(self, image: Image, results: Sequence[Tensor] | None, stage: Stage) -> None:
+        """On to the image's next ops, or to its end; what its pixels take between two stages counts as the first's."""
         assert image.steps is not None
+        began = time.monotonic()
         try:
             ops = next(image.steps) if results is None else image.steps.send(results)
         except StopIteration as end:
+            self._charge(image, stage, time.monotonic() - began)
             self._starved = 0
             self._forget(image)
             _settle(image, end.value)
         except Exception as error:  # noqa: BLE001 — as above
             self._fail(image, told(error))
         else:
+            self._charge(image, stage, time.monotonic() - began)
             image.results = [None] * len(ops)
             image.ahead = image.ahead[1:]
             self._ready += ready_ops(image, ops, self._max_batch_pixels, time.monotonic())
@@ -214,7 +227,7 @@ class Engine:
     def _forget(self, image: Image) -> None:
         if image in self._images:
             del self._images[image]
-            self._shares.leave(image.client)
+            self._shares.leave(image.client, image.tiles)
             self._ready = [ready for ready in self._ready if ready.image is not image]
             DEVICE_MEMORY.labels("images").set(self._held())
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
 from typing import TypeVar
 
@@ -42,6 +42,9 @@ class Jobs:
         self._ahead = 2 * max_batch
         self._by_id: dict[str, InHand] = {}
         self._freed = asyncio.Event()
+        self._had_room = True
+        self.news = asyncio.Event()
+        """Set when there is room again."""
 
     @property
     def tasks(self) -> list[asyncio.Task[None]]:
@@ -62,10 +65,27 @@ class Jobs:
         self._by_id[leased.job.id] = job
         job.task = asyncio.create_task(self._process(job))
         job.task.add_done_callback(lambda _: self._forget(job))
+        self._stir()
 
-    async def room(self) -> None:
-        """Return when another job may be leased."""
-        await self._until(self._has_room)
+    @property
+    def has_room(self) -> bool:
+        """About two batches ahead: enough to fill the next one, few to lose. A suspect stays alone."""
+        jobs = self._by_id.values()
+        if any(job.leased.suspect for job in jobs):
+            return False
+        return len(jobs) < self._ahead and sum(job.tiles_left for job in jobs) < self._ahead
+
+    @property
+    def not_from(self) -> Collection[str] | None:
+        """The clients whose jobs may not be leased now: while there is no room, those who have some; None: all.
+
+        So whoever comes new need not wait until the images of a flood have left.
+        """
+        if self.has_room:
+            return ()
+        if len(self._by_id) >= 2 * self._ahead or any(job.leased.suspect for job in self._by_id.values()):
+            return None
+        return {job.leased.job.client for job in self._by_id.values()}
 
     def drop(self, job_id: str, attempt: int) -> None:
         """Let go of an attempt that the queue says is over."""
@@ -101,15 +121,16 @@ class Jobs:
 
         async def tell(tiles_done: int) -> None:
             mine.tiles_left = mine.tiles - tiles_done
-            self._freed.set()
+            self._stir()
             await self._insist(lambda: self._queue.progress(job.id, leased.attempt, tiles_done, mine.tiles))
 
-        image = self._work.plan(job, Progress(tell).tell)
+        progress = Progress(tell)
+        image = self._work.plan(job, progress.tell)
         mine.tiles = mine.tiles_left = image.tiles
         with self._queue.watch_end(job.id) as ended:
             if leased.suspect:  # should it kill the worker again, it takes no other with it
                 await self._until(lambda: len(self._by_id) == 1)
-            await tell(0)
+            progress.tell(0)
             return await _unless(ended, self._work.upscale(leased, image))
 
     async def _fail(self, leased: Leased, error: Exception) -> None:
@@ -129,12 +150,11 @@ class Jobs:
 
     # ----------------------------------------------------------------------------------------------------------------
 
-    def _has_room(self) -> bool:
-        """About two batches ahead: enough to fill the next one, few to lose. A suspect stays alone."""
-        jobs = self._by_id.values()
-        if any(job.leased.suspect for job in jobs):
-            return False
-        return len(jobs) < self._ahead and sum(job.tiles_left for job in jobs) < self._ahead
+    def _stir(self) -> None:
+        self._freed.set()
+        had_room, self._had_room = self._had_room, self.has_room
+        if self._had_room and not had_room:
+            self.news.set()
 
     async def _until(self, holds: Callable[[], bool]) -> None:
         while not holds():
@@ -144,7 +164,7 @@ class Jobs:
     def _forget(self, job: InHand) -> None:
         if self._by_id.get(job.leased.job.id) is job:
             del self._by_id[job.leased.job.id]
-        self._freed.set()
+        self._stir()
 
     async def _insist(self, call: Callable[[], Awaitable[T]]) -> T:
         """Call until the queue answers; a result must not be lost to a short outage."""

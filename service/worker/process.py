@@ -1,6 +1,7 @@
 """A worker process: leases jobs, feeds the device thread, watches over it, and leaves in good order."""
 
 import asyncio
+import gc
 import os
 import signal
 import socket
@@ -75,6 +76,7 @@ class Worker:
         device = asyncio.create_task(self._device())
         beating = asyncio.create_task(self._every(beat, self._register))
         others = [
+            asyncio.create_task(self._every(0, self._listen)),
             asyncio.create_task(self._every(beat, self._renew)),
             asyncio.create_task(self._every(min(WATCH_S, self._settings.watchdog_s / 4), self._watch)),
             asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
@@ -111,15 +113,24 @@ class Worker:
             _log.info("worker ready", worker=self.name, models=[variant.name for variant in self._variants])
 
     async def _take(self) -> None:
-        await self._jobs.room()
         await self._well.wait()
-        names = [variant.name for variant in self._variants]
-        async with self._leasing:
-            leased = await self._queue.lease(names, self.name, 1)
-            for each in leased:
-                self._jobs.start(each)
+        news = self._jobs.news
+        news.clear()
+        leased, but = [], self._jobs.not_from
+        if but is not None:
+            names = [variant.name for variant in self._variants]
+            async with self._leasing:
+                leased = await self._queue.lease(names, self.name, 1, but=but)
+                for each in leased:
+                    self._jobs.start(each)
         if not leased:
-            self._seen = await self._queue.arrival(self._seen)
+            await news.wait()
+
+    async def _listen(self) -> None:
+        self._seen = await self._queue.arrival(self._seen)
+        self._jobs.news.set()
+        if not self._jobs.has_room:  # a flood arrives without end, and it is a stranger's job only that could be taken
+            await asyncio.sleep(self._settings.max_wait_ms / 1000)
 
     async def _renew(self) -> None:
         held = self._jobs.held
@@ -241,6 +252,8 @@ async def serve(settings: Settings, models: Models) -> None:
     stop = asyncio.Event()
     for number in (signal.SIGTERM, signal.SIGINT):
         asyncio.get_running_loop().add_signal_handler(number, stop.set)
+    gc.collect()
+    gc.freeze()  # what was loaded stays: looking through it again and again would hold up every thread
     async with Queue.of(settings) as queue:
         worker = Worker(settings, queue, models)
         async with listening(settings, worker.health):

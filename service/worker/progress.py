@@ -25,7 +25,7 @@ class Progress:
             self._sending = self._loop.create_task(self._send_newest())
 
     async def _send_newest(self) -> None:
-        sent = 0
+        sent = -1
         while sent != self._newest:
             sent = self._newest
             await self._send(sent)
