@@ -11,7 +11,7 @@ from tests.pictures import photo
 from tests.running import running_stub
 from tests.soak import times
 
-TTL_S = 3
+TTL_S = times(15, 3)
 SMALL = photo(8, 8)
 AT_ONCE = 64
 LASTING = {

@@ -228,6 +228,15 @@ async def test_without_a_worker_or_without_a_queue_it_says_so(state: Path):
         assert "Traceback" not in api.said
 
 
+async def test_a_model_that_comes_later_is_found_at_once(state: Path):
+    with lone_api(state) as api:
+        async with api.queue() as queue, httpx.AsyncClient(base_url=api.url, timeout=60) as client:
+            await queue.register("the test", [VARIANT], ttl_s=600)
+            await submit(client)
+            await queue.register("another", [VARIANT.model_copy(update={"name": "newcomer"})], ttl_s=600)
+            await submit(client, model="newcomer")
+
+
 async def test_a_store_that_takes_no_file_is_unavailable(state: Path):
     (state / "blobs").write_bytes(b"a file where the folder should be")
     with lone_api(state) as api:

@@ -19,7 +19,7 @@ from bench.service.table import Table
 MEASUREMENTS: dict[str, tuple[Callable[[float], Awaitable[Table]], float]] = {
     "load": (mini.load, 180),
     "overhead": (mini.overhead, 60),
-    "idle": (idle.measure, 60),
+    "idle": (idle.measure, 200),
     "batching": (batching.measure, 30),
     "fairness": (fairness.measure, 100),
 }

@@ -26,10 +26,12 @@ from service.worker.engine import Engine
 from service.worker.imaging import ImageWork
 from service.worker.jobs import QUEUE_PAUSE_S, Jobs
 from service.worker.listener import Health, listening
+from service.worker.memory import give_back
 from service.worker.served import Models
 
 RECLAIM_S = 1.0
 SWEEP_S = 5.0
+REST_S = 5.0
 WATCH_S = 1.0
 WITHDRAW_S = 2.0
 END_S = 0.5
@@ -66,6 +68,8 @@ class Worker:
         self._well = asyncio.Event()
         self._well.set()
         self._seen = "0"
+        self._worked = False
+        """Since it last gave memory back."""
         DEVICE_MEMORY.labels("budget").set(models.budget_bytes)
         DEVICE_MEMORY.labels("models").set(models.weight_bytes)
 
@@ -80,6 +84,7 @@ class Worker:
             asyncio.create_task(self._every(beat, self._renew)),
             asyncio.create_task(self._every(min(WATCH_S, self._settings.watchdog_s / 4), self._watch)),
             asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
+            asyncio.create_task(self._every(REST_S, self._rest)),
             asyncio.create_task(self._every(min(SWEEP_S, self._settings.result_ttl_s), self._sweep)),
         ]
         stopping = asyncio.create_task(stop.wait())
@@ -122,6 +127,7 @@ class Worker:
             async with self._leasing:
                 leased = await self._queue.lease(names, self.name, 1, but=but)
                 for each in leased:
+                    self._worked = True
                     self._jobs.start(each)
         if not leased:
             await news.wait()
@@ -175,6 +181,11 @@ class Worker:
         else:
             if count:
                 _log.info("files of forgotten jobs removed", jobs=count)
+
+    async def _rest(self) -> None:
+        if self._worked and not self._jobs.held:
+            self._worked = False
+            await asyncio.to_thread(give_back)
 
     async def _device(self) -> None:
         """The device thread, as a task that ends with it."""
