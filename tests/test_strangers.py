@@ -70,4 +70,3 @@ def test_the_mini_makes_the_same_image_alone_and_among_strangers() -> None:
     assert set(device.sizes) == {1}
     off = max(float((one - other).abs().max()) for one, other in zip(alone, together, strict=True))
     assert off <= 1e-4
-    print(f"largest difference {off:.2e}")

@@ -70,10 +70,12 @@ class Jobs:
     @property
     def has_room(self) -> bool:
         """About two batches ahead: enough to fill the next one, few to lose. A suspect stays alone."""
-        jobs = self._by_id.values()
-        if any(job.leased.suspect for job in jobs):
-            return False
-        return len(jobs) < self._ahead and sum(job.tiles_left for job in jobs) < self._ahead
+        tiles_left = sum(job.tiles_left for job in self._by_id.values())
+        return not self._has_suspect and len(self._by_id) < self._ahead and tiles_left < self._ahead
+
+    @property
+    def _has_suspect(self) -> bool:
+        return any(job.leased.suspect for job in self._by_id.values())
 
     @property
     def not_from(self) -> Collection[str] | None:
@@ -83,7 +85,7 @@ class Jobs:
         """
         if self.has_room:
             return ()
-        if len(self._by_id) >= 2 * self._ahead or any(job.leased.suspect for job in self._by_id.values()):
+        if self._has_suspect or len(self._by_id) >= 2 * self._ahead:
             return None
         return {job.leased.job.client for job in self._by_id.values()}
 
