@@ -47,6 +47,13 @@ BATCH_FILL = Histogram(
     buckets=(0.125, 0.25, 0.5, 0.75, 1),
     registry=WORKER_METRICS,
 )
+BATCH_WAIT = Histogram(
+    "omgsr_batch_wait_seconds",
+    "From when an op could run to the start of its batch.",
+    ("model", "stage"),
+    buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
+    registry=WORKER_METRICS,
+)
 BATCH_DURATION = Histogram(
     "omgsr_batch_duration_seconds",
     "Device time of one batch.",

@@ -59,10 +59,11 @@ def test_a_batch_waits_only_for_a_larger_one_that_can_come(waiting: int, coming:
     assert choice.look_again == (None if taken else NOW + POLICY.max_wait_s)
 
 
-def test_a_batch_that_could_grow_gives_way_to_what_makes_it_grow_but_not_to_lower_priority() -> None:
+def test_a_batch_that_could_grow_gives_way_to_what_makes_it_grow_but_not_to_lower_priority_or_to_newcomers() -> None:
     tile, photo = ready("tiles"), ready("photo", Stage.ENCODE)
     assert choose([tile, photo], coming={"tiles": 1}).batch == [photo]
     assert choose([tile, photo], coming={"tiles": 1, "photo": 1}).batch == [photo]
+    assert choose([tile, ready("photo", Stage.ENCODE, age=0.1)], coming={"tiles": 1}).batch == [tile]
     assert choose([tile, photo]).batch == [tile]
     urgent = ready("tiles", priority=1)
     assert choose([urgent, photo], coming={"tiles": 1}).batch == [urgent]

@@ -2,12 +2,14 @@
 
 import math
 import tempfile
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
 import httpx
 import numpy as np
+from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.service.load import Seen, Send, closed_loop, open_loop, photos, rest
@@ -16,6 +18,7 @@ from tests.running import StubService, running_stub
 
 MAX_WAIT_S = 0.02
 BATCH_S = (20 + 5 * 8) / 1000
+WAIT_S = MAX_WAIT_S + 3 * BATCH_S
 OPS = 3
 """Of an image of one tile: Encode, Predict, Decode."""
 CLIENTS = 64
@@ -39,7 +42,7 @@ async def measure(lasts_s: float) -> Table:
     table = Table(
         "Batching across requests (stub device)",
         "python -m bench.service batching",
-        ("run", "images/s", "429", "p50 s", "p99 s", "p99 wait s", "mean fill of Predict"),
+        ("run", "images/s", "429", "p50 s", "p99 s", "p99 but 3 batches of 8 s", "mean fill of Predict"),
     )
     alone, _ = await _saturated(table, "64 clients, one size, one at a time", 1, ONE_TILE, lasts_s)
     together, _ = await _saturated(table, "64 clients, one size, batches of 8", 8, ONE_TILE, lasts_s)
@@ -69,11 +72,12 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
     async with stub(8) as (send, service):
         seen = await open_loop(send, ONE_TILE, per_second, lasts_s)
         table.rows.append(_row("0.7 × capacity, one size, at random moments", seen, _mean_fill(service)))
+        in_time = _share_in_time(service)
     table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
-    wait, bound = _wait(seen), MAX_WAIT_S + 3 * BATCH_S
     table.claim(
-        f"at 0.7 load the p99 wait, {wait:.3f} s, is at most the maximum wait + 3 batches, {bound:.3f} s",
-        holds=wait <= bound,
+        f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most the maximum wait + 3 batches, {WAIT_S:g} s, for "
+        "their batch (at least 99 %)",
+        holds=in_time >= 0.99,
     )
 
 
@@ -98,10 +102,21 @@ def _row(name: str, seen: Seen, fill: float) -> tuple[str, float, int, float, fl
 
 
 def _mean_fill(service: StubService) -> float:
-    sums = {"_sum": 0.0, "_count": 0.0}
-    for family in text_string_to_metric_families(httpx.get(f"{service.workers[0].listener}/metrics").text):
-        for sample in family.samples:
-            ending = sample.name.removeprefix("omgsr_batch_fill_ratio")
-            if ending in sums and sample.labels.get("stage") == "predict":
-                sums[ending] += sample.value
-    return sums["_sum"] / sums["_count"] if sums["_count"] else math.nan
+    sums = Counter[str]()
+    for sample in _samples(service, "omgsr_batch_fill_ratio"):
+        if sample.labels["stage"] == "predict":
+            sums[sample.name.rpartition("_")[2]] += sample.value
+    return sums["sum"] / sums["count"] if sums["count"] else math.nan
+
+
+def _share_in_time(service: StubService) -> float:
+    """Of the ops of all stages: those whose batch began within WAIT_S."""
+    waited = Counter[str]()
+    for sample in _samples(service, "omgsr_batch_wait_seconds"):
+        waited[sample.labels.get("le", sample.name)] += sample.value
+    return waited[f"{WAIT_S:g}"] / waited["+Inf"]
+
+
+def _samples(service: StubService, metric: str) -> list[Sample]:
+    told = httpx.get(f"{service.workers[0].listener}/metrics").text
+    return next(each.samples for each in text_string_to_metric_families(told) if each.name == metric)

@@ -72,6 +72,10 @@ class _Candidate(Generic[R]):
     def first(self) -> R:
         return self.batch[0]
 
+    @property
+    def since(self) -> float:
+        return min(op.since for op in self.batch)
+
 
 def pick(
     ready: Sequence[R],
@@ -88,9 +92,10 @@ def pick(
     The ops of `crowding` clients, who have much in hand, come after those of the others, unless of higher priority.
 
     A batch that could become larger by ops that are `coming` (a number for each group) gives way to other work of no
-    less right: that work brings them, and the device is not idle meanwhile. Only where nothing else is ready the
-    device waits for them, at most `max_wait_s` from when the batch's oldest op became ready. Batches take at most
-    `free_bytes`; an op that alone takes more is passed over.
+    less right that has waited longer, or is of a client less served: it brings them, the device is not idle meanwhile,
+    and newcomers make no one wait. Only where nothing else is ready the device waits for them, at most `max_wait_s`
+    from when the batch's oldest op became ready. Batches take at most `free_bytes`; an op that alone takes more is
+    passed over.
     """
 
     calm = max((op.priority for op in ready if op.client not in crowding), default=None)
@@ -115,12 +120,16 @@ def pick(
         for each in candidates
         if each.first.priority >= first.priority and gives_way(each.first) <= gives_way(first)
     ]
-    for each in peers:
-        if not each.grows:
-            return Choice(each.batch)
-    if len(candidates) == 1:
-        enough = min(op.since for op in candidates[0].batch) + policy.max_wait_s
+    if len(candidates) == 1 and peers[0].grows:
+        enough = peers[0].since + policy.max_wait_s
         return Choice(look_again=enough) if now < enough else Choice(candidates[0].batch)
+
+    def turn(candidate: _Candidate[R]) -> tuple[float, float]:
+        return used.get(candidate.first.client, 0.0), candidate.since
+
+    for each in peers:
+        if not (each.grows and any(turn(other) <= turn(each) for other in peers if other is not each)):
+            return Choice(each.batch)
     return Choice(max(peers, key=lambda each: each.first.stage).batch)  # the work that brings the most to the others
 
 

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from model.upscale import Steps
 from service.errors import OutOfMemory, Unavailable
-from service.telemetry import BATCH_DURATION, BATCH_FILL, BATCH_SIZE, DEVICE_MEMORY, TILES
+from service.telemetry import BATCH_DURATION, BATCH_FILL, BATCH_SIZE, BATCH_WAIT, DEVICE_MEMORY, TILES
 from service.worker.batching import Policy, Stage, pick
 from service.worker.execution import DeviceLost, run_batch, told
 from service.worker.image import Device, Image, ReadyOp, ready_ops
@@ -161,6 +161,8 @@ class Engine:
     def _execute(self, batch: Sequence[ReadyOp]) -> list[Tensor | Exception]:
         model, stage = batch[0].image.variant, batch[0].stage
         began = time.monotonic()
+        for ready in batch:
+            BATCH_WAIT.labels(model, stage.word).observe(began - ready.since)
         try:
             results = run_batch(self._devices[model], [ready.op for ready in batch])
         except DeviceLost as error:

@@ -68,8 +68,8 @@ class Worker:
         self._well = asyncio.Event()
         self._well.set()
         self._seen = "0"
-        self._worked = False
-        """Since it last gave memory back."""
+        self._worked = self._owes = False
+        """Since the last look, and since it last gave memory back."""
         DEVICE_MEMORY.labels("budget").set(models.budget_bytes)
         DEVICE_MEMORY.labels("models").set(models.weight_bytes)
 
@@ -183,8 +183,12 @@ class Worker:
                 _log.info("files of forgotten jobs removed", jobs=count)
 
     async def _rest(self) -> None:
-        if self._worked and not self._jobs.held:
-            self._worked = False
+        """Give memory back after REST_S without work: between two requests it would be asked for again at once."""
+        worked, self._worked = self._worked or bool(self._jobs.held), False
+        if worked:
+            self._owes = True
+        elif self._owes:
+            self._owes = False
             await asyncio.to_thread(give_back)
 
     async def _device(self) -> None:
