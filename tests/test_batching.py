@@ -64,6 +64,8 @@ def test_a_batch_that_could_grow_gives_way_to_what_makes_it_grow_but_not_to_lowe
     assert choose([tile, photo], coming={"tiles": 1}).batch == [photo]
     assert choose([tile, photo], coming={"tiles": 1, "photo": 1}).batch == [photo]
     assert choose([tile, ready("photo", Stage.ENCODE, age=0.1)], coming={"tiles": 1}).batch == [tile]
+    newer = ready("photo", Stage.ENCODE, age=0.1)
+    assert choose([tile, newer], coming={"tiles": 7}).batch == [newer]
     assert choose([tile, photo]).batch == [tile]
     urgent = ready("tiles", priority=1)
     assert choose([urgent, photo], coming={"tiles": 1}).batch == [urgent]

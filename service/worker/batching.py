@@ -67,6 +67,8 @@ class _Candidate(Generic[R]):
 
     batch: Sequence[R]
     grows: bool
+    fills: bool
+    """Up to the largest size that it may have."""
 
     @property
     def first(self) -> R:
@@ -92,10 +94,10 @@ def pick(
     The ops of `crowding` clients, who have much in hand, come after those of the others, unless of higher priority.
 
     A batch that could become larger by ops that are `coming` (a number for each group) gives way to other work of no
-    less right that has waited longer, or is of a client less served: it brings them, the device is not idle meanwhile,
-    and newcomers make no one wait. Only where nothing else is ready the device waits for them, at most `max_wait_s`
-    from when the batch's oldest op became ready. Batches take at most `free_bytes`; an op that alone takes more is
-    passed over.
+    less right: it brings them, and the device is not idle meanwhile. Where the batch would not be full even then, it
+    does so only to work that has waited longer, or is of a client less served: newcomers make no one wait. Only where
+    nothing else is ready the device waits for them, at most `max_wait_s` from when the batch's oldest op became ready.
+    Batches take at most `free_bytes`; an op that alone takes more is passed over.
     """
 
     calm = max((op.priority for op in ready if op.client not in crowding), default=None)
@@ -128,7 +130,8 @@ def pick(
         return used.get(candidate.first.client, 0.0), candidate.since
 
     for each in peers:
-        if not (each.grows and any(turn(other) <= turn(each) for other in peers if other is not each)):
+        older = any(turn(other) <= turn(each) for other in peers if other is not each)
+        if not (each.fills or (each.grows and older)):
             return Choice(each.batch)
     return Choice(max(peers, key=lambda each: each.first.stage).batch)  # the work that brings the most to the others
 
@@ -136,6 +139,6 @@ def pick(
 def _candidate(ops: Sequence[R], policy: Policy, free_bytes: int, coming: int, now: float) -> _Candidate[R]:
     first = ops[0]
     room = min(policy.max_batch, first.most, free_bytes // first.bytes if first.bytes else policy.max_batch)
-    size = next(size for size in BATCH_SIZES if size <= min(len(ops), room))
-    overdue = now - first.since > PATIENCE_S
-    return _Candidate(ops[:size], grows=not overdue and 2 * size <= min(len(ops) + coming, room))
+    full, size = (next(size for size in BATCH_SIZES if size <= most) for most in (room, min(room, len(ops))))
+    patient, soon = now - first.since <= PATIENCE_S, len(ops) + coming
+    return _Candidate(ops[:size], grows=patient and 2 * size <= min(full, soon), fills=patient and size < full <= soon)
