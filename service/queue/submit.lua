@@ -44,6 +44,11 @@ local function refused(why, seconds)
   return { 'refused', why, math.max(1, math.ceil(seconds)) }
 end
 
+-- An estimate is not made truer by rounding it up.
+local function nearest(seconds)
+  return math.floor(seconds + 0.5)
+end
+
 local function tenth(bound)
   return math.max(1, math.ceil(bound / 10))
 end
@@ -53,14 +58,14 @@ local function beyond_own_bounds()
   local mine = { active = number(counts[1]), waiting = number(counts[2]), cost = number(counts[3]), weight = counts[4] }
   for bound, what in pairs({ max_active = 'active', max_client_waiting = 'waiting' }) do
     if limits[bound] and mine[what] >= limits[bound] then
-      return refused(bound, until_taken_of_client(tenth(limits[bound]), mine))
+      return refused(bound, nearest(until_taken_of_client(tenth(limits[bound]), mine)))
     end
   end
 end
 
 local function beyond_bounds()
   if limits.max_waiting and number(redis.call('HGET', totals, 'waiting')) >= limits.max_waiting then
-    return refused('max_waiting', until_taken(tenth(limits.max_waiting)))
+    return refused('max_waiting', nearest(until_taken(tenth(limits.max_waiting))))
   end
   local more = number(redis.call('HGET', totals, 'stored')) + job.bytes - (limits.max_stored_bytes or math.huge)
   if more > 0 then
