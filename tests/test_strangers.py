@@ -1,11 +1,13 @@
 """An image does not depend on whose images share its batches: the mini model in the worker's own engine."""
 
+import math
 import threading
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+import pytest
 import torch
 from PIL import Image as Pillow
 from torch import Tensor
@@ -13,6 +15,7 @@ from torch import Tensor
 from model.pipeline import OMGSRPipeline
 from model.plan import BytesPerPixel, works
 from model.upscale import Op
+from service.worker import batching
 from service.worker.batching import Policy
 from service.worker.engine import Engine
 from service.worker.image import Image
@@ -61,10 +64,13 @@ def upscaled(device: Counting, pixels: Sequence[Tensor], max_batch: int) -> list
         thread.join()
 
 
-def test_the_mini_makes_the_same_image_alone_and_among_strangers() -> None:
+def test_the_mini_makes_the_same_image_alone_and_among_strangers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(
+        batching, "PATIENCE_S", math.inf
+    )  # which ops share batches shall not depend on the machine's speed
     device, photos = Counting(), crops()
     together = upscaled(device, photos, max_batch=8)
-    assert device.sizes[8], "the images did share batches"
+    assert device.sizes[8] >= 2, "the images did share batches"
     device.sizes.clear()
     alone = [upscaled(device, [each], max_batch=1)[0] for each in photos]
     assert set(device.sizes) == {1}

@@ -51,7 +51,7 @@ async def load(lasts_s: float) -> Table:
     table.claim(f"no answer but success and 429: {dict(answers)}", holds=answers.keys() <= {"200", "429", "OK"})
     table.claim("every job ended once, none was lost", holds=max(ids.values()) == 1)
     for process in before:
-        grown = after[process] - between[process]
+        grown = after[process] - before[process]
         said = ", ".join(f"{each[process]:.0f}" for each in (before, between, after))
         table.claim(f"memory of the {process} is flat: {said} MB warm, after REST, after gRPC", holds=grown < 100)
     return table

@@ -124,7 +124,12 @@ def pick(
     ]
     if len(candidates) == 1 and peers[0].grows:
         enough = peers[0].since + policy.max_wait_s
-        return Choice(look_again=enough) if now < enough else Choice(candidates[0].batch)
+        return Choice(look_again=enough) if now < enough else Choice(peers[0].batch)
+    return Choice(_among(peers, used))
+
+
+def _among(peers: Sequence[_Candidate[R]], used: Mapping[str, float]) -> Sequence[R]:
+    """The batch of the first that does not give way; if all do, of the last stage: it brings the most to the others."""
 
     def turn(candidate: _Candidate[R]) -> tuple[float, float]:
         return used.get(candidate.first.client, 0.0), candidate.since
@@ -132,8 +137,8 @@ def pick(
     for each in peers:
         older = any(turn(other) <= turn(each) for other in peers if other is not each)
         if not (each.fills or (each.grows and older)):
-            return Choice(each.batch)
-    return Choice(max(peers, key=lambda each: each.first.stage).batch)  # the work that brings the most to the others
+            return each.batch
+    return max(peers, key=lambda each: each.first.stage).batch
 
 
 def _candidate(ops: Sequence[R], policy: Policy, free_bytes: int, coming: int, now: float) -> _Candidate[R]:

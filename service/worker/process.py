@@ -6,6 +6,7 @@ import os
 import signal
 import socket
 import threading
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -68,8 +69,8 @@ class Worker:
         self._well = asyncio.Event()
         self._well.set()
         self._seen = "0"
-        self._worked = self._owes = False
-        """Since the last look, and since it last gave memory back."""
+        self._worked_at: float | None = None
+        """When it was last seen to work; None once it has given memory back."""
         DEVICE_MEMORY.labels("budget").set(models.budget_bytes)
         DEVICE_MEMORY.labels("models").set(models.weight_bytes)
 
@@ -127,7 +128,7 @@ class Worker:
             async with self._leasing:
                 leased = await self._queue.lease(names, self.name, 1, but=but)
                 for each in leased:
-                    self._worked = True
+                    self._worked_at = time.monotonic()
                     self._jobs.start(each)
         if not leased:
             await news.wait()
@@ -184,11 +185,10 @@ class Worker:
 
     async def _rest(self) -> None:
         """Give memory back after REST_S without work: between two requests it would be asked for again at once."""
-        worked, self._worked = self._worked or bool(self._jobs.held), False
-        if worked:
-            self._owes = True
-        elif self._owes:
-            self._owes = False
+        if self._jobs.held:
+            self._worked_at = time.monotonic()
+        elif self._worked_at is not None and time.monotonic() - self._worked_at >= REST_S:
+            self._worked_at = None
             await asyncio.to_thread(give_back)
 
     async def _device(self) -> None:
