@@ -1,6 +1,6 @@
 """How much memory full-size training takes on each GPU, counted part by part without weights and without a GPU.
 
-    python bench/train_memory.py [S@512] [F@512] [F@1k] [--processes 2] [--base-dtype bfloat16]
+    python -m bench.train_memory [S@512] [F@512] [F@1k] [--processes 2] [--base-dtype bfloat16]
 
 The networks of the training code are built at full size out of fake tensors (shapes and dtypes, no data), and one
 micro-step runs on them: the generator's turn forwards and backwards, then the critic's. Every storage that an
@@ -27,6 +27,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 from transformers import Dinov2Config, Dinov2Model
 
+from bench.bare import FLUX_DEV, FLUX_VAE, SD_SCHEDULE, SD_TURBO, SD_VAE, size_of
 from model.files import cast
 from model.flux import FluxDenoiser
 from model.schedule import DDPMSchedule, FlowSchedule
@@ -42,26 +43,6 @@ from model.train.omgsr import TARGETS, Omgsr, adapted
 from model.vae import VAE
 
 GIB = 2**30
-VAE_BLOCKS = {
-    "block_out_channels": (128, 256, 512, 512), "layers_per_block": 2,
-    "down_block_types": ("DownEncoderBlock2D",) * 4, "up_block_types": ("UpDecoderBlock2D",) * 4,
-}  # fmt: skip
-SD_VAE = VAE_BLOCKS | {"latent_channels": 4, "scaling_factor": 0.18215}
-FLUX_VAE = VAE_BLOCKS | {
-    "latent_channels": 16, "scaling_factor": 0.3611, "shift_factor": 0.1159,
-    "use_quant_conv": False, "use_post_quant_conv": False,
-}  # fmt: skip
-SD_TURBO = {
-    "sample_size": 64, "block_out_channels": (320, 640, 1280, 1280), "cross_attention_dim": 1024,
-    "attention_head_dim": (5, 10, 20, 20), "use_linear_projection": True,
-}  # fmt: skip
-FLUX_DEV = {
-    "num_layers": 19, "num_single_layers": 38, "num_attention_heads": 24, "attention_head_dim": 128,
-    "in_channels": 64, "joint_attention_dim": 4096, "pooled_projection_dim": 768, "guidance_embeds": True,
-}  # fmt: skip
-SD_SCHEDULE = {
-    "beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012, "num_train_timesteps": 1000,
-}  # fmt: skip
 DINOV2_BASE = {"image_size": 518, "patch_size": 14, "hidden_size": 768, "num_hidden_layers": 12}
 
 
@@ -136,7 +117,7 @@ def build_omgsr(case: Case, dtype: torch.dtype) -> Omgsr:
     network = cast(FluxTransformer2DModel(**FLUX_DEV) if flux else UNet2DConditionModel(**SD_TURBO), dtype)
     omgsr.vae = VAE(cast(AutoencoderKL(**(FLUX_VAE if flux else SD_VAE)), dtype)).requires_grad_(False)
     network.requires_grad_(False)
-    omgsr.family, omgsr.decodes = case.family, True
+    omgsr.family, omgsr.decodes, omgsr.resting = case.family, True, False
     autoencoder = omgsr.vae.autoencoder
     omgsr.encoder = autoencoder.encoder = adapted(autoencoder.encoder, case.encoder_rank, TARGETS["vae"])
     omgsr.network = adapted(network, case.denoiser_rank, TARGETS[case.family])
@@ -179,11 +160,6 @@ def build_critic() -> Discriminator:
     maps.channels = (DINOV2_BASE["hidden_size"],) * 4
     # The augmentation's draws are data, which fake tensors have none of; what it keeps is a few images.
     return Discriminator(maps, maps.channels, chunk=518, augment=False)
-
-
-def size_of(tensors: Iterable[Tensor]) -> int:
-    """Bytes of the tensors' storages, each once."""
-    return sum({each._cdata: each.nbytes() for each in (tensor.untyped_storage() for tensor in tensors)}.values())
 
 
 def frozen(*modules: nn.Module) -> list[Tensor]:

@@ -10,7 +10,7 @@ from peft.tuners.tuners_utils import BaseTunerLayer
 from torch import Tensor, nn
 
 from model.errors import ModelFilesError
-from model.files import load_tensors
+from model.files import Tensors, empty_component, load_tensors
 
 WEIGHTS = "adapter_model.safetensors"
 VAE_ADAPTER = {"sd": "vae_encoder_lora_adapter", "flux": "vae_encoder_adapter"}
@@ -42,6 +42,33 @@ def merge(module: nn.Module, folder: Path, dtype: torch.dtype) -> None:
     module.requires_grad_(False)
 
 
+class Deltas:
+    """What the adapter in a folder adds to a model's weights, one weight at a time. Linear layers only.
+
+    `module` is on the meta device and stays as it is. Raises as `merge`.
+    """
+
+    def __init__(self, module: nn.Module, folder: Path) -> None:
+        with torch.device("meta"):
+            adapted, _ = _adapted(module, folder)
+        self._tensors = Tensors([folder / WEIGHTS])
+        layers = {name: layer for name, layer in module.named_modules() if isinstance(layer, BaseTunerLayer)}
+        self._scales: dict[str, float] = {name: layer.scaling["default"] for name, layer in layers.items()}
+        adapted.unload()
+        module.requires_grad_(False)
+
+    def of(self, key: str, device: torch.device) -> Tensor | None:
+        """The float32 difference for the parameter `key`: scale·B·A; None where the adapter leaves it alone."""
+        name, _, kind = key.rpartition(".")
+        if kind != "weight" or name not in self._scales:
+            return None
+        a, b = (
+            self._tensors[f"base_model.model.{name}.{side}.weight"].to(device, torch.float32)
+            for side in ("lora_A", "lora_B")
+        )
+        return (b @ a) * self._scales[name]
+
+
 def restore_adapter(adapted: PeftModel, folder: Path) -> None:
     """Put the tensors of the adapter in `folder` into `adapted`, unmerged, to train on.
 
@@ -63,8 +90,8 @@ def check_adapter(model_class: Any, config: Path, part: str, folder: Path) -> No
 
     Costs no memory: the model is built without weights. Raises as `merge`.
     """
+    model = empty_component(model_class, config)
     with torch.device("meta"):
-        model = model_class.from_config(model_class.load_config(config))
         _adapted(model.get_submodule(part), folder)
 
 

@@ -29,6 +29,13 @@ class Denoiser(Protocol):
         """Replace what depends on t and the prompt alone by constants, where that saves memory; then only t counts."""
         ...
 
+    def fold(self, t: int) -> None:
+        """For serving: what depends on t and the prompt alone goes into the weights. Then only t counts.
+
+        Folding again at the same t changes nothing; at another it raises ValueError, as a call at another does.
+        """
+        ...
+
     def step(self, z_l: Tensor, prediction: Tensor, t: int) -> Tensor:
         """z_P from z_L and the prediction, any equal shapes (eq. 12, 13)."""
         ...
@@ -48,10 +55,17 @@ class Family:
     """Pixels: image sides must be multiples of this."""
 
     def load(
-        self, base: Path, adapter: Path | None, prompt: dict[str, Tensor], dtype: torch.dtype, device: torch.device
+        self,
+        base: Path,
+        adapter: Path | None,
+        prompt: dict[str, Tensor],
+        dtype: torch.dtype,
+        device: torch.device,
+        *,
+        fold_at: int | None = None,
     ) -> Denoiser:
-        """The family's denoiser with its adapter merged in and its prompt in place."""
-        denoiser: Denoiser = import_module(self.module).load(base, adapter, prompt, dtype, device)
+        """The family's denoiser with its adapter merged in and its prompt in place; folded at `fold_at` if given."""
+        denoiser: Denoiser = import_module(self.module).load(base, adapter, prompt, dtype, device, fold_at=fold_at)
         return denoiser
 
 

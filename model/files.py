@@ -1,7 +1,7 @@
 """Diffusers folders on disk: which files count, what they hash to, how they load. Safetensors only, never pickle."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -29,14 +29,41 @@ def load_tensors(path: Path) -> dict[str, Tensor]:
 
 def load_component(cls: Any, folder: Path) -> Any:
     """One diffusers model (`cls`) from its folder, for inference, in the precision that its file has."""
-    if not (folder / "config.json").is_file():
-        raise ModelFilesError(f"{folder} is no diffusers folder (config.json is missing): check the base's path")
+    _check_config(folder)
     dtypes = [_stored_dtype(path) for path in weight_files(folder)]
     try:
         model = cls.from_pretrained(folder, torch_dtype=dtypes[0], use_safetensors=True, local_files_only=True)
     except (OSError, RuntimeError, ValueError) as error:
         raise ModelFilesError(f"{folder} does not load as {cls.__name__}: {error}") from error
     return model.eval().requires_grad_(False)
+
+
+def empty_component(cls: Any, folder: Path) -> Any:
+    """As `load_component`, on the meta device: its shapes, not its weights."""
+    _check_config(folder)
+    try:
+        with torch.device("meta"):
+            model = cls.from_config(cls.load_config(folder))
+    except (OSError, ValueError, TypeError) as error:
+        raise ModelFilesError(f"{folder} is no {cls.__name__}: {error}") from error
+    return model.eval().requires_grad_(False)
+
+
+class Tensors:
+    """The tensors of safetensors files, each read when it is asked for. Raises ModelFilesError for a damaged file."""
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        self._files: dict[str, Any] = {}
+        for path in paths:
+            file = _opened(path)
+            self._files.update(dict.fromkeys(file.keys(), file))
+
+    def __contains__(self, name: str) -> bool:
+        return name in self._files
+
+    def __getitem__(self, name: str) -> Tensor:
+        tensor: Tensor = self._files[name].get_tensor(name)
+        return tensor
 
 
 def cast(model: Any, dtype: torch.dtype) -> Any:
@@ -81,11 +108,20 @@ def _identity_files(base: Path, components: tuple[str, ...]) -> Iterator[Path]:
             yield from weight_files(folder)
 
 
+def _check_config(folder: Path) -> None:
+    if not (folder / "config.json").is_file():
+        raise ModelFilesError(f"{folder} is no diffusers folder (config.json is missing): check the base's path")
+
+
 def _stored_dtype(path: Path) -> torch.dtype:
     # diffusers answers a truncated file with advice about git-lfs; opening it here tells what is the matter
+    file = _opened(path)
+    first: Tensor = file.get_tensor(next(iter(file.keys())))
+    return first.dtype
+
+
+def _opened(path: Path) -> Any:
     try:
-        with safe_open(path, "pt") as file:
-            first: Tensor = file.get_tensor(next(iter(file.keys())))
-            return first.dtype
+        return safe_open(path, "pt")
     except SafetensorError as error:
         raise ModelFilesError(f"{path} is damaged or truncated ({error}): fetch or copy it again") from error

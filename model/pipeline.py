@@ -11,8 +11,10 @@ from torch import Tensor
 
 from model.adapter import DENOISER_ADAPTER, VAE_ADAPTER, find_adapter
 from model.family import Denoiser, family_named
-from model.plan import Geometry
+from model.networks import Networks
+from model.plan import LATENT, Geometry
 from model.prompt import load_prompt
+from model.transfer import upload
 from model.upscale import Decode, Encode, Op, Predict, Steps, drive, predict, upscale
 from model.vae import VAE
 from model.variant import FILE as VARIANT_FILE
@@ -46,6 +48,8 @@ class OMGSRPipeline:
         self.mid_timestep = mid_timestep
         self.color_fix = color_fix
         self.variant = variant
+        self.networks = Networks(vae.encode, lambda z_l: denoiser(z_l, mid_timestep), vae.decode)
+        """What `execute` runs; a backend may put its own in their place."""
 
     @classmethod
     def from_pretrained(
@@ -63,12 +67,14 @@ class OMGSRPipeline:
         process_size: int = 512,
         color_fix: str = "adain",
         variant: Variant | None = None,
+        fold: bool = False,
     ) -> Self:
         """Load a diffusers folder and the authors' adapter folders.
 
         `adapters` None leaves the base as it is. `prompt`: embeddings [1,T,C], or a safetensors file with
         `prompt_embeds` (and `pooled_prompt_embeds` for F). `tile`, `overlap` in latents, `process_size` in pixels.
         A bare folder says nothing about its base; one with a variant.json does, and another base is refused.
+        `fold`: as the method, but what is folded away never takes memory.
         Raises ModelFilesError for files that are missing, damaged or do not fit, ValueError for bad arguments.
         """
         kind, base, on = family_named(family), Path(base_dir), torch.device(device)
@@ -76,9 +82,11 @@ class OMGSRPipeline:
         if folder and (folder / VARIANT_FILE).is_file():
             check_base(Variant.read(folder), base)
         vae = VAE.load(base, folder and find_adapter(folder, VAE_ADAPTER), dtype).to(on)
-        denoiser = kind.load(base, folder and find_adapter(folder, DENOISER_ADAPTER), load_prompt(prompt), dtype, on)
+        adapter = folder and find_adapter(folder, DENOISER_ADAPTER)
+        denoiser = kind.load(base, adapter, load_prompt(prompt), dtype, on, fold_at=mid_timestep if fold else None)
         geometry = Geometry(process_size, tile, overlap, kind.multiple)
-        return cls(vae, denoiser, geometry, mid_timestep=mid_timestep, color_fix=color_fix, variant=variant)
+        pipe = cls(vae, denoiser, geometry, mid_timestep=mid_timestep, color_fix=color_fix, variant=variant)
+        return pipe.fold() if fold else pipe
 
     @classmethod
     def from_variant(
@@ -88,6 +96,7 @@ class OMGSRPipeline:
         base_dir: str | Path | None = None,
         dtype: torch.dtype | None = None,
         device: str | torch.device = "cpu",
+        fold: bool = False,
     ) -> Self:
         """Load a variant folder, after checking that base and prompt are the ones that variant.json names.
 
@@ -108,7 +117,17 @@ class OMGSRPipeline:
             process_size=variant.process_size,
             color_fix=variant.color_fix,
             variant=variant,
+            fold=fold,
         )
+
+    def fold(self) -> Self:
+        """For serving: fold timestep and prompt into the weights and make the VAE cheaper, in place; returns itself.
+
+        Equal to rounding. It can be repeated; the networks cannot be trained any more.
+        """
+        self.vae.fold()
+        self.denoiser.fold(self.mid_timestep)
+        return self
 
     @property
     def device(self) -> torch.device:
@@ -121,7 +140,7 @@ class OMGSRPipeline:
         multiple = self.geometry.multiple
         if x.shape[-1] % multiple or x.shape[-2] % multiple:
             raise ValueError(f"sides must be multiples of {multiple} pixels, got {x.shape[-1]}×{x.shape[-2]}")
-        return self.vae.encode(x.to(self.device))
+        return self._encode(x.to(self.device))
 
     @torch.no_grad()
     def predict(self, z_l: Tensor) -> Tensor:
@@ -142,7 +161,10 @@ class OMGSRPipeline:
     @torch.no_grad()
     def decode(self, z_p: Tensor) -> Tensor:
         """Scaled latent [B,C,h,w] → pixels [B,3,8h,8w] float32 in [-1,1]."""
-        return self.vae.decode(z_p.to(self.device)).clamp(-1, 1)
+        z_p = z_p.to(self.device)
+        # Strips are the VAE's own way, whatever else runs its networks
+        in_strips = self.vae.goes_in_strips(z_p.shape[-1] * LATENT, z_p.shape[-2] * LATENT)
+        return (self.vae.decode if in_strips else self.networks.decode)(z_p).clamp(-1, 1)
 
     def upscale(
         self,
@@ -158,7 +180,7 @@ class OMGSRPipeline:
         `deep`: the image has more than 256 levels, and they are to be kept.
         """
         return upscale(
-            pixels.to(self.device, torch.float32),
+            upload(pixels.float(), self.device),
             self.geometry,
             self.step,
             scale=scale,
@@ -173,12 +195,16 @@ class OMGSRPipeline:
         tensors = [op.tensor for op in ops]
         match ops[0]:
             case Encode():
-                return self._by_batch(self.vae.encode, tensors)
+                return self._by_batch(self._encode, tensors)
             case Predict():
-                return list(self.denoiser(torch.stack(tensors), self.mid_timestep))
+                return list(self.networks.predict(torch.stack(tensors)))
             case Decode():
                 return self._by_batch(self.decode, tensors)
         raise TypeError(f"no such op: {ops[0]!r}")
+
+    def _encode(self, x: Tensor) -> Tensor:
+        in_strips = self.vae.goes_in_strips(x.shape[-1], x.shape[-2])
+        return (self.vae.encode if in_strips else self.networks.encode)(x)
 
     def _by_batch(self, run: Callable[[Tensor], Tensor], tensors: list[Tensor]) -> list[Tensor]:
         """Through the VAE. A CPU gains nothing by batches of whole images, and its GroupNorm rounds by their size."""

@@ -155,12 +155,21 @@ class BytesPerPixel:
     encode: float
     predict: float
     decode: float
+    whole_pixels: int = 2**62
+    """Larger images go through the VAE in strips: these take a quarter of a whole image's of so many pixels …"""
+    striped: float = 0.0
+    """… and this much per pixel of the image besides."""
 
 
 def peak_bytes(work: Work, batch: int, each: BytesPerPixel) -> int:
-    """Device memory that a batch of such ops takes while it runs: pixels × batch × the kind's bytes per pixel."""
+    """Device memory that a batch of such ops takes while it runs: pixels × batch × the kind's bytes per pixel.
+
+    In strips: whole_pixels / 4 × the kind's bytes per pixel + pixels × striped, for each image.
+    """
     per_pixel: float = getattr(each, work.kind)
-    return math.ceil(work.pixels * batch * per_pixel)
+    if work.kind == "predict" or work.pixels <= each.whole_pixels:
+        return math.ceil(work.pixels * batch * per_pixel)
+    return math.ceil((each.whole_pixels / 4 * per_pixel + work.pixels * each.striped) * batch)
 
 
 def held_bytes(planned: list[Work]) -> int:

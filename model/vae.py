@@ -9,6 +9,9 @@ from torch import Tensor, nn
 
 from model.adapter import merge
 from model.files import cast, load_component
+from model.fold.autoencoder import fold_autoencoder
+from model.plan import LATENT
+from model.strips.strips import Strips
 
 
 class VAE(nn.Module):
@@ -19,6 +22,8 @@ class VAE(nn.Module):
         self.autoencoder = autoencoder
         self.scaling: float = autoencoder.config.scaling_factor
         self.shift: float = autoencoder.config.shift_factor or 0.0
+        self.whole_pixels: int | None = None
+        """Larger images go through in exact strips (`model.strips`) of an eighth as many pixels."""
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, dtype: torch.dtype) -> Self:
@@ -35,11 +40,33 @@ class VAE(nn.Module):
 
     def encode(self, x: Tensor) -> Tensor:
         """[B,3,H,W] in [-1,1] → [B,C,H/8,W/8] scaled latent, float32: the posterior's mode, never a sample."""
-        mean: Tensor = self.autoencoder.encode(x.to(self.autoencoder.dtype)).latent_dist.mode()
+        coder = self.autoencoder
+        if strips := self._strips(x.shape[-1], x.shape[-2]):
+            mean = strips.encode_mode(x).to(x.device)
+        else:
+            moments: Tensor = coder.encoder(x.to(coder.dtype))
+            if coder.quant_conv is not None:
+                moments = coder.quant_conv(moments)
+            mean = moments[:, : self.latent_channels]  # the rest is the variance, which only a sample needs
         return (mean.float() - self.shift) * self.scaling
 
     def decode(self, z: Tensor) -> Tensor:
         """[B,C,h,w] scaled latent → [B,3,8h,8w] float32, around [-1,1] and not clamped."""
         latent = (z / self.scaling + self.shift).to(self.autoencoder.dtype)
+        if strips := self._strips(z.shape[-1] * LATENT, z.shape[-2] * LATENT):
+            return strips.decode(latent).to(z.device).float()
         decoded: Tensor = self.autoencoder.decode(latent, return_dict=False)[0]
         return decoded.float()
+
+    def goes_in_strips(self, width: int, height: int) -> bool:
+        """Whether an image of so many pixels does."""
+        return self.whole_pixels is not None and width * height > self.whole_pixels
+
+    def _strips(self, width: int, height: int) -> Strips | None:
+        if self.whole_pixels is None or not self.goes_in_strips(width, height):
+            return None
+        return Strips(self.autoencoder, max(1, self.whole_pixels // (8 * width * LATENT)) * LATENT)
+
+    def fold(self) -> None:
+        """For serving: the same results at less cost, in place; it cannot be trained any more. Once is enough."""
+        fold_autoencoder(self.autoencoder)

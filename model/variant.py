@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Iterable, Iterator
+from datetime import date
 from pathlib import Path
 from typing import Literal, Self
 
@@ -14,9 +15,14 @@ from model.errors import ModelFilesError
 from model.family import family_named
 from model.files import base_sha256, file_sha256
 from model.plan import Geometry
+from model.prompt import load_prompt
 
 FILE = "variant.json"
 PROMPT = "prompt.safetensors"
+FLUX_TEXT_LENGTH = 512
+"""Tokens of an F prompt whose variant.json states none: FLUX was trained on so many."""
+LEAST_PSNR_DB = 40.0
+"""What a quantised denoiser must keep to the plain one, on every photo of the check."""
 
 
 class _Part(BaseModel):
@@ -38,6 +44,14 @@ class Prompt(_Part):
     sha256: str = Field(description="of prompt.safetensors")
 
 
+class Quantized(_Part):
+    """The check that lets the denoiser run in fewer bits (`omgsr models quantize`)."""
+
+    kind: Literal["int8", "fp8"]
+    psnr_db: float = Field(ge=LEAST_PSNR_DB, description="to the plain model, on the worst photo")
+    checked_on: date
+
+
 class Variant(_Part):
     """The contents of variant.json."""
 
@@ -53,7 +67,9 @@ class Variant(_Part):
     dtype: Literal["float32", "bfloat16", "float16"] = "bfloat16"
     color_fix: Literal["adain", "wavelet", "none"] = "adain"
     prompt: Prompt
+    text_length: int | None = Field(default=None, ge=1, description="tokens of the prompt; null: 512 for F, any for S")
     license: str
+    quantized: Quantized | None = None
 
     @classmethod
     def read(cls, folder: Path) -> Self:
@@ -128,10 +144,17 @@ def check_adapters(variant: Variant, folder: Path, base: Path) -> None:
 
 
 def check_prompt(variant: Variant, folder: Path) -> Path:
-    """The variant's prompt file, if it is the one that variant.json names (ModelFilesError otherwise)."""
+    """The variant's prompt file, if it is the one that variant.json names, and so long (ModelFilesError if not)."""
     path = folder / PROMPT
     if not path.is_file() or file_sha256(path) != variant.prompt.sha256:
         raise ModelFilesError(f"{path} is missing or changed: embed the prompt again (omgsr models embed-prompt)")
+    wanted = variant.text_length or (FLUX_TEXT_LENGTH if variant.family == "flux" else None)
+    length = load_prompt(path)["prompt_embeds"].shape[1]
+    if wanted not in {None, length}:
+        raise ModelFilesError(
+            f"{path} has {length} tokens, {variant.name} was trained with {wanted}: embed the prompt again "
+            f"(omgsr models embed-prompt --text-length {wanted}), or correct text_length in {FILE}"
+        )
     return path
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal
 import typer
 from rich.console import Console
 
+from bench.cli import bench
 from model.analysis.evaluate_cli import evaluate
 from model.cli import analyze, mid_timestep
 from model.console import fail
@@ -155,6 +156,7 @@ def train(
 app.command("mid-timestep")(mid_timestep)
 app.command()(analyze)
 app.command()(evaluate)
+app.command()(bench)
 
 
 @models_app.command("list")
@@ -194,13 +196,36 @@ def models_embed_prompt(
     base: Annotated[Path, typer.Argument(help="The base's diffusers folder, with its text encoders.")],
     text: Annotated[str, typer.Argument(help="The prompt; it may be empty.")],
     out: Annotated[Path, typer.Argument(help="The prompt.safetensors to write.")],
+    text_length: Annotated[
+        int | None, typer.Option(min=1, max=512, help="F: tokens of the prompt; short ones are faster [512]")
+    ] = None,
 ) -> None:
     """Compute a variant's prompt embeddings once, by the base's own text encoders."""
     with errors_told():
         from model.text_encoder import embed_prompt
 
-        embed_prompt(base, text, out)
+        embed_prompt(base, text, out, text_length)
         _out.print(f"wrote {out}", soft_wrap=True)
+
+
+@models_app.command("quantize")
+def models_quantize(
+    variant: Annotated[Path, typer.Argument(help="The variant's folder.", exists=True, file_okay=False)],
+    kind: Annotated[Literal["int8", "fp8"], typer.Option(help="int8: weights, for small cards; fp8: Ada, Hopper.")],
+    photos: Annotated[str, typer.Option(help="Real photos to check on: a folder, or a pattern in quotes.")],
+    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
+) -> None:
+    """Let a variant be served in fewer bits, if photos show that it makes the same images: 40 dB PSNR at least."""
+    with errors_told():
+        from model.quantize import quantize_variant
+
+        report = quantize_variant(variant, kind, photos, device)
+        saved = (report.bytes_before - report.bytes_after) / 1e6
+        _out.print(
+            f"{variant} is served in {kind} from now on: {report.psnr_db:.1f} dB PSNR on the worst of {report.photos} "
+            f"photos, {saved:.1f} MB less",
+            soft_wrap=True,
+        )
 
 
 def _settings(**given: Any) -> Any:

@@ -2,6 +2,7 @@
 
 from functools import cached_property
 from pathlib import Path
+from typing import Literal
 
 from pydantic import AliasChoices, Field
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -43,6 +44,9 @@ class Settings(BaseSettings):
     default_model: str = Field("", description="served when a request names none; empty: the first one loaded")
     device: str = Field("auto", description="auto, cpu, cuda or cuda:N")
     threads: int = Field(0, ge=0, description="CPU threads of the device thread; 0: torch's choice")
+    backend: Literal["auto", "eager", "openvino", "inductor"] = Field(
+        "auto", description="what runs the networks; auto: what is fastest here, by measurement at start"
+    )
     max_batch: int = Field(4, ge=1, le=8, description="largest number of ops in one batch")
     max_wait_ms: float = Field(20.0, ge=0, description="how long a ready op waits for others to fill its batch")
     max_device_bytes: int = Field(0, ge=0, description="device memory for models and work; 0: what is free at start")

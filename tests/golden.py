@@ -7,6 +7,7 @@ from pathlib import Path
 from model import OMGSRPipeline
 from model.family import family_named
 from model.files import base_sha256, file_sha256
+from model.prompt import load_prompt
 from model.variant import Base, Prompt, Variant
 
 GOLDEN = Path(__file__).parent / "data" / "golden"
@@ -46,6 +47,7 @@ def tiny_variant(models: Path, letter: str) -> Path:
         overlap=8,
         dtype="float32",
         prompt=Prompt(text="", sha256=file_sha256(folder / "prompt.safetensors")),
+        text_length=load_prompt(folder / "prompt.safetensors")["prompt_embeds"].shape[1],
         license="none: random weights",
     ).write(folder)
     return folder

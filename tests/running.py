@@ -119,6 +119,7 @@ def environment(state: Path, models: Path, **given: str) -> dict[str, str]:
         "OMGSR_PORT": "0",
         "OMGSR_GRPC_PORT": "0",
         "OMGSR_THREADS": "1",
+        "OMGSR_BACKEND": "eager",
         "OMGSR_DRAIN_S": "10",
     }
     return kept | ours | given

@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable
 from pathlib import Path
 
 from bench.service import batching, fairness, idle, mini
-from bench.service.table import Table
+from bench.table import Table
 
 # Each with its argument in the full form (seconds, or jobs); the short form has a tenth.
 MEASUREMENTS: dict[str, tuple[Callable[[float], Awaitable[Table]], float]] = {

@@ -13,7 +13,7 @@ from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
 from bench.service.load import Seen, Send, closed_loop, open_loop, photos, rest
-from bench.service.table import Table
+from bench.table import Table
 from tests.running import StubService, running_stub
 
 MAX_WAIT_S = 0.02

@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 
 from bench.service.load import Seen, photos, rest
-from bench.service.table import Table
+from bench.table import Table
 from service.api.keyfile import ApiKey, changed_keys
 from tests.running import StubService, running_stub
 

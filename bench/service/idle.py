@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from bench.service.load import Seen, photos, timings
-from bench.service.table import Table
+from bench.table import Table
 from tests.running import running_stub
 
 STAGES = ("encode", "predict", "decode", "decode_file", "encode_file")

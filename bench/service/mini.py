@@ -14,7 +14,7 @@ from omgsr.v1 import upscale_pb2_grpc
 from PIL import Image
 
 from bench.service.load import Seen, closed_loop, photos, rest, streamed
-from bench.service.table import Table
+from bench.table import Table
 from tests.running import Service, running_service
 
 MINI = Path(__file__).parents[2] / "model" / "weights" / "omgsr-s-mini"

@@ -26,6 +26,14 @@ def luma(images: Tensor, border: int = BORDER) -> Tensor:
     return y[..., border : height - border, border : width - border]
 
 
+def psnr(image: Tensor, other: Tensor, peak: float = 2) -> float:
+    """Peak signal-to-noise ratio over all of two tensors of one shape, in dB; infinite where they are equal.
+
+    `peak` is the width of their range, 2 for pixels in [-1,1].
+    """
+    return float(10 * torch.log10(peak**2 / (image - other).square().mean()))
+
+
 def psnr_y(images: Tensor, originals: Tensor, border: int = BORDER) -> Tensor:
     """Peak signal-to-noise ratio of the luma, in dB against a peak of 255; infinite where the two are equal."""
     error = (luma(images, border) - luma(originals, border)).square().mean((1, 2, 3))

@@ -159,7 +159,8 @@ def export(
 ) -> None:
     """Writes the diffusers folder in float16, and the prompt embeddings beside the checkpoints in float32."""
     vae.half().save_pretrained(config.export / "vae")
-    denoiser.network.half().save_pretrained(config.export / FAMILIES[config.family].components[0])
+    network: Any = denoiser.network.half()
+    network.save_pretrained(config.export / FAMILIES[config.family].components[0])
     if config.family == "sd":
         DDPMScheduler(**config.scheduler).save_pretrained(config.export / "scheduler")
     save_file({name: tensor.contiguous() for name, tensor in prompt.items()}, config.run / "prompt.safetensors")

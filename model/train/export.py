@@ -9,7 +9,7 @@ from model.files import base_sha256, file_sha256
 from model.train.omgsr import Omgsr
 from model.train.recipe import Recipe
 from model.train.resume import Position
-from model.variant import FILE, PROMPT, Base, Prompt, Variant
+from model.variant import FILE, PROMPT, Base, Prompt, Variant, check_prompt
 
 CARD = "README.md"
 
@@ -38,8 +38,10 @@ def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
         dtype=fields.dtype,
         color_fix=fields.color_fix,
         prompt=Prompt(text=fields.prompt, sha256=file_sha256(folder / PROMPT)),
+        text_length=omgsr.text_length,
         license=fields.license,
     )
+    check_prompt(variant, folder)  # the file may be another by now than the one that was trained with
     (folder / CARD).write_text(card(recipe, variant, position))
     variant.write(folder)
     return variant

@@ -60,7 +60,9 @@ class Omgsr(nn.Module):
         super().__init__()
         self.family, self.mid_timestep = family, 0
         self.vae = VAE.load(base, None, dtype).to(device)
-        self.denoiser = family_named(family).load(base, None, load_prompt(prompt), dtype, torch.device(device))
+        embedded = load_prompt(prompt)
+        self.text_length: int = embedded["prompt_embeds"].shape[1]
+        self.denoiser = family_named(family).load(base, None, embedded, dtype, torch.device(device))
         encoder = adapted(self.vae.autoencoder.encoder, encoder_rank, TARGETS["vae"])
         self.vae.autoencoder.encoder = self.encoder = encoder
         self.network = adapted(self.denoiser.network, denoiser_rank, denoiser_targets or TARGETS[family])

@@ -3,18 +3,25 @@
 import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 
 import psutil
 import torch
 from torch import Tensor, nn
 
 from model.plan import BytesPerPixel, Geometry, lone_bytes, works
+from model.quantize import stored_bytes
+from model.strips.memory import host_bytes
+from model.strips.strips import network_of
+from model.vae import VAE
 from service.errors import Unavailable
 
 LIVE = 2
 """A layer's input and output, and as much again: a residual's other branch, a kernel's own layout of both."""
 MARGIN = 1.25
 """Allocators round up and leave gaps."""
+WHOLE_SHARE = 0.75
+"""Of the free memory: the rest is for what images hold, and for what of strips grows with the image."""
 ADVICE = "Serve fewer models, raise OMGSR_MAX_DEVICE_BYTES, or use a device with more memory."
 
 
@@ -67,10 +74,22 @@ def _mib(count: int) -> str:
     return f"{count / 2**20:,.0f} MiB"
 
 
+def allow_strips(vae: VAE, each: BytesPerPixel, free: int) -> BytesPerPixel:
+    """Let images whose VAE would take more than WHOLE_SHARE of `free` go through it in strips, and say what that takes.
+
+    Maps of strips lie in host memory; where the device is the CPU, that is the device's own.
+    """
+    network, side = network_of(vae.autoencoder), 8192
+    striped = network.attention_bytes(side, side, side // 32)
+    if vae.autoencoder.device.type == "cpu":
+        striped += host_bytes(network, side, side, side // 32)
+    vae.whole_pixels = int(WHOLE_SHARE * free / max(each.encode, each.decode))
+    return replace(each, whole_pixels=vae.whole_pixels, striped=striped / side**2)
+
+
 def weight_bytes(networks: Iterable[nn.Module]) -> int:
-    """Of parameters and buffers."""
-    tensors = [tensor for network in networks for tensor in (*network.parameters(), *network.buffers())]
-    return sum(tensor.nbytes for tensor in tensors)
+    """Of parameters and buffers, as they are stored."""
+    return sum(stored_bytes(network) for network in networks)
 
 
 def peak_bytes_of(run: Callable[[], object], networks: Iterable[nn.Module], device: torch.device) -> int:

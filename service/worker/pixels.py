@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from model.transfer import download
 from service.images import Picture, Pixels
 from service.job import BitDepth, UpscaleOptions
 
@@ -19,6 +20,6 @@ def to_tensor(picture: Picture) -> Tensor:
 def to_picture(pixels: Tensor, photo: Picture, options: UpscaleOptions) -> Picture:
     """The result [3,H,W] in [0,1], rounded once to the depth asked for, with what the photo carried beside colours."""
     top, dtype = 2**options.depth - 1, _DTYPES[options.depth]
-    levels: Pixels = (pixels * top).round().to(dtype).permute(1, 2, 0).contiguous().cpu().numpy()
+    levels: Pixels = download((pixels * top).round().to(dtype).permute(1, 2, 0).contiguous()).numpy()
     picture = photo.with_rgb(levels)
     return picture.without_exif() if options.metadata == "strip" else picture

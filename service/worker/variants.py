@@ -7,12 +7,14 @@ from pathlib import Path
 import structlog
 import torch
 
+from model.backend.choose import AUTO, EAGER, OPENVINO, NoBackend, Report, use_backend
 from model.pipeline import OMGSRPipeline
+from model.quantize import quantize_as_checked
 from model.variant import Variant, find_variants
 from service.errors import Unavailable
 from service.job import VariantInfo
 from service.settings import Settings
-from service.worker.memory import Room, free_bytes, weight_bytes
+from service.worker.memory import Room, allow_strips, free_bytes, weight_bytes
 from service.worker.served import Models, Served
 from service.worker.warm_up import Measured, measure, warm_up
 
@@ -58,13 +60,16 @@ def load_models(settings: Settings) -> Models:
     pipes, found = dict[str, OMGSRPipeline](), dict[str, Measured]()
     for name, folder in variant_folders(settings.models).items():
         with _refusals(name, device):
-            pipe = OMGSRPipeline.from_variant(folder, device=device, dtype=dtype_on(device))
+            pipe = OMGSRPipeline.from_variant(folder, device=device, dtype=dtype_on(device), fold=True)
+            if kind := quantize_as_checked(pipe):
+                _log.info("model quantised", model=name, kind=kind)
             room.settle(name, weight_bytes([pipe.vae, pipe.denoiser.network]))
             pipes[name], found[name] = pipe, measure(pipe)
     served = {}
     for name, pipe in pipes.items():
-        room.check_native(name, pipe.geometry, found[name].each)
         with _refusals(name, device):
+            _accelerate(name, pipe, settings, room)
+            room.check_native(name, pipe.geometry, found[name].each)
             seconds = warm_up(
                 pipe,
                 found[name],
@@ -72,7 +77,8 @@ def load_models(settings: Settings) -> Models:
                 max_pixels=settings.max_batch_pixels,
                 free_bytes=room.left,
             )
-        served[name] = Served(info(pipe), pipe, found[name].each, seconds)
+        each = allow_strips(pipe.vae, found[name].each, room.left)
+        served[name] = Served(info(pipe), pipe, each, seconds)
         _log.info("model ready", model=name, device=str(device), seconds_per_megapixel=round(seconds, 4))
     return Models(served, room.left, budget - room.left)
 
@@ -82,11 +88,37 @@ def _refusals(name: str, device: torch.device) -> Iterator[None]:
     """What goes wrong with a variant at start, in words."""
     try:
         yield
+    except NoBackend as error:
+        raise Unavailable(str(error), "Choose another one with OMGSR_BACKEND, or auto.") from error
     except (RuntimeError, MemoryError) as error:  # torch's errors, out-of-memory among them
         raise Unavailable(
             f"The model {name!r} does not run on {device}: {str(error) or 'not enough memory'}",
             "Free the device's memory, serve fewer models, or choose another device (OMGSR_DEVICE).",
         ) from error
+
+
+def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) -> None:
+    """Put the networks on the backend of the settings. OpenVINO keeps its own copy of the weights, if there is room."""
+    wanted: str = settings.backend
+    copy = weight_bytes([pipe.vae, pipe.denoiser.network])
+    if wanted == AUTO and pipe.device.type == "cpu" and copy > room.left:
+        _log.info("backend refused", model=name, backend=OPENVINO, reason="no memory for a second copy of the weights")
+        wanted = EAGER
+    report = use_backend(pipe, wanted, settings.state_dir / "cache")
+    _tell(name, report)
+    if OPENVINO in report.backends:
+        room.settle(name, copy)
+
+
+def _tell(name: str, report: Report) -> None:
+    """Log what runs the networks, and on what grounds."""
+    for stage, backend in report.chosen.items():
+        trials = report.trials.get(stage, {})
+        seconds = {each: round(trial.seconds, 4) for each, trial in trials.items()}
+        errors = {each: float(f"{trial.error:.1e}") for each, trial in trials.items()}
+        _log.info("backend chosen", model=name, stage=stage, backend=backend, seconds=seconds, errors=errors)
+    for what, reason in report.refused.items():
+        _log.info("backend refused", model=name, backend=what, reason=reason)
 
 
 def dtype_on(device: torch.device) -> torch.dtype | None:

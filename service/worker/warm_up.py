@@ -29,7 +29,7 @@ class Measured:
 def measure(pipe: OMGSRPipeline) -> Measured:
     """Run one image of the process size all the way, op by op."""
     ops: dict[Kind, Op] = {}
-    peaks: dict[str, float] = {}
+    peaks: dict[Kind, float] = {}
 
     def execute(batch: Sequence[Op]) -> list[Tensor]:
         work, results = work_of(batch[0]), list[Tensor]()
@@ -40,7 +40,7 @@ def measure(pipe: OMGSRPipeline) -> Measured:
 
     side = max(1, pipe.geometry.process_size // SCALE)
     drive([pipe.upscale(torch.zeros(3, side, side), scale=SCALE)], execute, 1)
-    return Measured(ops, BytesPerPixel(**peaks))
+    return Measured(ops, BytesPerPixel(peaks["encode"], peaks["predict"], peaks["decode"]))
 
 
 def warm_up(pipe: OMGSRPipeline, measured: Measured, *, max_batch: int, max_pixels: int, free_bytes: int) -> float:

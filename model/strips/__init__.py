@@ -1,0 +1,1 @@
+"""The autoencoder for images of any size: strips of rows pass through the device, the whole lies in host memory."""

@@ -1,0 +1,180 @@
+"""Exact encoding and decoding in strips: each layer runs over the whole image before the next one begins."""
+
+import torch
+import torch.nn.functional as F
+from diffusers import AutoencoderKL
+from diffusers.models.resnet import ResnetBlock2D
+from diffusers.models.unets.unet_2d_blocks import UNetMidBlock2D
+from torch import Tensor, nn
+
+from model.fold.blocks import Upsample
+from model.strips.attention import attend
+from model.strips.layers import Layer, layer_of
+from model.strips.maps import Host, Map
+from model.strips.memory import Network
+from model.strips.moments import Moments
+
+BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
+"""Kinds of blocks that are known to be what `Strips` makes of them."""
+
+
+def network_of(autoencoder: AutoencoderKL) -> Network:
+    """What the memory formulas need to know of it."""
+    upsamplers = [each for block in autoencoder.decoder.up_blocks for each in block.upsamplers or ()]
+    return Network(
+        channels=tuple(autoencoder.config.block_out_channels),
+        itemsize=autoencoder.dtype.itemsize,
+        transposed=all(isinstance(each, Upsample) for each in upsamplers),
+        attention=autoencoder.config.mid_block_add_attention,
+    )
+
+
+class Strips:
+    """An `AutoencoderKL` for images of any size; `model.strips.memory` says what it takes of the device.
+
+    Maps lie in host memory, pinned where the device is CUDA. A strip of `rows` pixels, with the rows of its neighbours
+    that a layer reaches, visits the device, is normed with the statistics of the whole image, run and measured for the
+    next norm. Attention sees the whole image, a strip of queries at a time. Equal to the whole up to rounding.
+    """
+
+    def __init__(self, autoencoder: AutoencoderKL, rows: int, host: Host | None = None) -> None:
+        """`rows`: a multiple of the pixels per latent. `host` allocates the maps (default: plain or pinned memory).
+
+        Raises ValueError for other rows, and for an autoencoder that strips would not reproduce.
+        """
+        config = autoencoder.config
+        self._factor = 2 ** (len(config.block_out_channels) - 1)
+        if rows < 1 or rows % self._factor:
+            raise ValueError(f"rows of a strip must be a multiple of {self._factor} pixels, got {rows}")
+        if config.act_fn != "silu" or not BLOCKS.issuperset([*config.down_block_types, *config.up_block_types]):
+            raise ValueError("strips know autoencoders of plain residual blocks and SiLU: run this one whole")
+        self._autoencoder = autoencoder
+        self._rows = rows
+        self._dtype: torch.dtype = autoencoder.dtype
+        self._device: torch.device = autoencoder.device
+        self._host = host or self._memory
+
+    def _memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        return torch.empty(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
+
+    @torch.no_grad()
+    def encode_mode(self, x: Tensor) -> Tensor:
+        """[B,3,H,W] in [-1,1], anywhere → the posterior's mean [B,C,H/8,W/8] in host memory, in the weights' dtype.
+
+        Raises ValueError where a side is not a multiple of the pixels per latent.
+        """
+        batch, _, height, width = x.shape
+        if height % self._factor or width % self._factor:
+            raise ValueError(f"sides must be multiples of {self._factor} pixels, got {width}×{height}")
+        channels = self._autoencoder.config.latent_channels
+        mean = self._host((batch, channels, height // self._factor, width // self._factor), self._dtype)
+        for image, place in zip(torch.split(x, 1), torch.split(mean, 1), strict=True):
+            self._gather(self._encode(self._stored(image, self._rows)), place)
+        return mean
+
+    @torch.no_grad()
+    def decode(self, z: Tensor) -> Tensor:
+        """Latents [B,C,h,w], not scaled, anywhere → pixels [B,3,8h,8w] in host memory, in the weights' dtype."""
+        batch, _, height, width = z.shape
+        channels = self._autoencoder.config.out_channels
+        pixels = self._host((batch, channels, height * self._factor, width * self._factor), self._dtype)
+        for latent, place in zip(torch.split(z, 1), torch.split(pixels, 1), strict=True):
+            self._gather(self._decode(self._stored(latent, self._rows // self._factor)), place)
+        return pixels
+
+    def _stored(self, whole: Tensor, rows: int) -> Map:
+        stored = self._map()
+        for index, strip in enumerate(torch.split(whole, rows, dim=2)):
+            stored.put(index, strip, self._dtype)
+        return stored
+
+    def _gather(self, x: Map, whole: Tensor) -> None:
+        if self._device.type == "cuda":
+            torch.cuda.current_stream(self._device).synchronize()
+        x.gather(whole)
+
+    def _map(self) -> Map:
+        return Map(self._device, self._host)
+
+    def _encode(self, x: Map) -> Map:
+        encoder = self._autoencoder.encoder
+        x = self._layer(x, encoder.conv_in)
+        for block in encoder.down_blocks:
+            for resnet in block.resnets:
+                x = self._resnet(x, resnet)
+            for downsampler in block.downsamplers or ():
+                x = self._layer(x, downsampler)
+        x = self._middle(x, encoder.mid_block)
+        x = self._layer(x, encoder.conv_out, norm=encoder.conv_norm_out)
+        quant = self._autoencoder.quant_conv
+        return x if quant is None else self._layer(x, quant)
+
+    def _decode(self, x: Map) -> Map:
+        decoder, quant = self._autoencoder.decoder, self._autoencoder.post_quant_conv
+        x = x if quant is None else self._layer(x, quant)
+        x = self._layer(x, decoder.conv_in)
+        x = self._middle(x, decoder.mid_block)
+        for block in decoder.up_blocks:
+            for resnet in block.resnets:
+                x = self._resnet(x, resnet)
+            for upsampler in block.upsamplers or ():
+                x = self._layer(x, upsampler)
+        return self._layer(x, decoder.conv_out, norm=decoder.conv_norm_out)
+
+    def _middle(self, x: Map, block: UNetMidBlock2D) -> Map:
+        x = self._resnet(x, block.resnets[0])
+        for attention, resnet in zip(block.attentions, block.resnets[1:], strict=True):
+            x = x if attention is None else attend(x, attention)
+            x = self._resnet(x, resnet)
+        return x
+
+    def _resnet(self, x: Map, block: ResnetBlock2D) -> Map:
+        branch = self._layer(x, block.conv1, norm=block.norm1, skip=block.conv_shortcut or nn.Identity())
+        return self._layer(branch, block.conv2, norm=block.norm2, onto=x)
+
+    def _layer(
+        self,
+        x: Map,
+        module: nn.Module,
+        *,
+        norm: nn.GroupNorm | None = None,
+        skip: nn.Module | None = None,
+        onto: Map | None = None,
+    ) -> Map:
+        """One pass: module(silu(norm(x))), added to `onto` where there is one.
+
+        `x` is spent on the way, each strip once no window reaches it any more; with `skip` it becomes skip(x) instead.
+        """
+        layer, last = layer_of(module), len(x) - 1
+        norming = norm and x.moments.norming(norm)
+        out = self._map() if onto is None else onto
+        out.moments = Moments()
+        for index in range(last + 1):
+            strip = x.window(index, layer.above, layer.below)
+            if norming:
+                strip = F.silu(norming(strip), inplace=True)
+            strip = _bordered(strip, layer, first=index == 0, last=index == last)
+            made = layer.run(strip)
+            del strip
+            if onto is not None:
+                made += onto.window(index)
+            out.moments.add(made)
+            out.put(index, made)
+            del made
+            if index:
+                _leave(x, index - 1, skip)
+        _leave(x, last, skip)
+        return out
+
+
+def _bordered(strip: Tensor, layer: Layer, *, first: bool, last: bool) -> Tensor:
+    """With zeros for what the layer reaches beyond the image's borders (after the norm, as convolutions pad)."""
+    missing = (0, layer.right, layer.above if first else 0, layer.below if last else 0)
+    return F.pad(strip, missing) if any(missing) else strip
+
+
+def _leave(x: Map, index: int, skip: nn.Module | None) -> None:
+    if skip is None:
+        x.drop(index)
+    elif not isinstance(skip, nn.Identity):
+        x.put(index, skip(x.window(index)))
