@@ -48,7 +48,7 @@ class OMGSRPipeline:
         self.mid_timestep = mid_timestep
         self.color_fix = color_fix
         self.variant = variant
-        self.networks = Networks(vae.encode, lambda z_l: denoiser(z_l, mid_timestep), vae.decode)
+        self.networks = Networks(vae.encode, lambda z_l: self.denoiser(z_l, mid_timestep), vae.decode)
         """What `execute` runs; a backend may put its own in their place."""
 
     @classmethod
