@@ -5,11 +5,13 @@ TORCH  ?= torch==2.13.0
 SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_rest_fuzz.py tests/test_grpc_fuzz.py tests/test_grpc_flow.py
 # Files of tests that run side by side.
 JOBS   ?= 2
+# What `make release` builds beside the wheel: services of docker-compose.yml, or nothing (IMAGES=).
+IMAGES ?= api worker worker-cpu
 VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: serve test soak check format lock proto clean
+.PHONY: serve test soak smoke check format lock proto release clean
 
 serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
@@ -21,7 +23,10 @@ soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, 
 	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)
 	$(BIN)/python -m bench.service --full --out docs/service-figures.md
 
-check: $(READY)  ## format, lint, types, imports, dead code, dependencies, sizes, generated code
+smoke:  ## the containers from nothing, with a Docker engine or, as root on Debian, a private one
+	deploy/smoke.sh $(ARGS)
+
+check: $(READY)  ## format, lint, types, imports, dead code, dependencies, sizes, generated code, what deploys it
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
@@ -30,6 +35,7 @@ check: $(READY)  ## format, lint, types, imports, dead code, dependencies, sizes
 	$(BIN)/deptry service model
 	$(BIN)/python .ci/sizes.py
 	$(BIN)/python .ci/proto.py --check
+	$(BIN)/python .ci/deploy.py
 
 format: $(READY)
 	$(BIN)/ruff format .
@@ -38,12 +44,23 @@ format: $(READY)
 proto: $(READY)  ## generate proto/omgsr/v1/*_pb2* from upscale.proto
 	$(BIN)/python .ci/proto.py
 
-# torch is not in the lock: a hash there would make pip pass over a local CPU wheel and fetch CUDA.
+# torch is not in the locks: a hash there would make pip pass over a local CPU wheel and fetch CUDA. The images' locks have
+# the versions of requirements.lock, with which everything is tested.
+COMPILE = $(BIN)/uv pip compile $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) --no-emit-find-links --no-emit-index-url \
+  --no-emit-package torch --no-emit-package omgsr-serve --generate-hashes --python-version 3.11 \
+  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --constraint .ci/torch.txt
+IMAGE_LOCK = $(COMPILE) --constraint requirements.lock
 lock:  ## after changing pyproject.toml; needs an installed .venv (FIND_LINKS=folder of wheels)
-	$(BIN)/uv pip compile pyproject.toml --extra dev --output-file requirements.lock \
-	  $(if $(FIND_LINKS),--find-links $(FIND_LINKS)) --no-emit-find-links --no-emit-index-url --no-emit-package torch \
-	  --no-emit-package omgsr-serve --generate-hashes --python-version 3.11 \
-	  --python-platform x86_64-manylinux_2_28 --no-header --no-annotate --constraint .ci/torch.txt
+	$(COMPILE) pyproject.toml --extra dev --output-file requirements.lock
+	$(IMAGE_LOCK) pyproject.toml --extra otel --extra s3 --output-file requirements-api.lock
+	$(IMAGE_LOCK) pyproject.toml --extra inference --extra openvino --extra quant --extra otel --extra s3 \
+	  --output-file requirements-worker.lock
+	echo setuptools | $(IMAGE_LOCK) - --output-file requirements-build.lock
+
+release: $(READY)  ## the wheel and the sdist in dist/, and the images, by pyproject.toml's version; from a clean tree
+	version=$$($(BIN)/python .ci/release.py) && rm -rf dist && \
+	$(BIN)/uv build --no-build-isolation --python $(BIN)/python --out-dir dist && \
+	OMGSR_VERSION=$$version OMGSR_REVISION=$$(git rev-parse HEAD) $(if $(IMAGES),docker compose build $(IMAGES),true)
 
 $(READY): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \

@@ -12,22 +12,21 @@ Counted with: batch 1, bf16 autocast, adapters and AdamW in fp32. docs/training-
 
 import argparse
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple, TypeVar
 from unittest.mock import patch
-from weakref import finalize
 
 import torch
 import torch.nn.functional as F
 from diffusers import AutoencoderKL, FluxTransformer2DModel, UNet2DConditionModel
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_map
 from transformers import Dinov2Config, Dinov2Model
 
 from bench.bare import FLUX_DEV, FLUX_VAE, SD_SCHEDULE, SD_TURBO, SD_VAE, size_of
+from bench.live import Live
 from model.files import cast
 from model.flux import FluxDenoiser
 from model.schedule import DDPMSchedule, FlowSchedule
@@ -60,36 +59,6 @@ CASES = {
     "F@1k": Case("flux", 1024, 64, 64, 295),
 }
 Built = TypeVar("Built", bound=nn.Module)
-
-
-class Live(TorchDispatchMode):
-    """Bytes of the storages that were allocated within and are still referenced, now and at most."""
-
-    def __init__(self, before: Iterable[Tensor]) -> None:
-        super().__init__()
-        self.now = self.peak = 0
-        self._known: set[int] = set()
-        for tensor in before:
-            self._watch(tensor.untyped_storage(), 0)
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        for leaf in tree_leaves(result):
-            if isinstance(leaf, Tensor):
-                storage = leaf.untyped_storage()
-                self._watch(storage, storage.nbytes())
-        return result
-
-    def _watch(self, storage: torch.UntypedStorage, size: int) -> None:
-        if (key := storage._cdata) not in self._known:
-            self._known.add(key)
-            self.now += size
-            self.peak = max(self.peak, self.now)
-            finalize(storage, self._forget, key, size)
-
-    def _forget(self, key: int, size: int) -> None:
-        self._known.discard(key)
-        self.now -= size
 
 
 def widened(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

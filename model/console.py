@@ -12,7 +12,10 @@ from model.errors import DataError, ModelFilesError, TrainingError
 
 stderr = Console(stderr=True, highlight=False)
 
-EXTRAS = {"matplotlib": "train", "tensorboard": "train", "yaml": "train"}
+EXTRAS = {
+    **dict.fromkeys(("matplotlib", "tensorboard", "yaml"), "train"),
+    **dict.fromkeys(("torch", "diffusers", "transformers", "peft", "safetensors", "huggingface_hub"), "inference"),
+}
 """The extra of this package that brings a module that may be missing."""
 
 

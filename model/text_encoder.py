@@ -44,7 +44,7 @@ def _sd(base: Path, text: str) -> dict[str, Tensor]:
         feature_extractor=None,
         requires_safety_checker=False,
         tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True),
+        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True, dtype=torch.float32),
     )
     embeds, _ = pipeline.encode_prompt(text, "cpu", 1, False)
     return {"prompt_embeds": embeds}
@@ -56,7 +56,7 @@ def _flux(base: Path, text: str, text_length: int) -> dict[str, Tensor]:
         transformer=None,
         scheduler=None,
         tokenizer=CLIPTokenizer.from_pretrained(base / "tokenizer"),
-        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True),
+        text_encoder=CLIPTextModel.from_pretrained(base / "text_encoder", use_safetensors=True, dtype=torch.float32),
         tokenizer_2=AutoTokenizer.from_pretrained(base / "tokenizer_2"),
         text_encoder_2=T5EncoderModel.from_pretrained(base / "text_encoder_2", use_safetensors=True),
     )

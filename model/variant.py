@@ -16,9 +16,12 @@ from model.family import family_named
 from model.files import base_sha256, file_sha256
 from model.plan import Geometry
 from model.prompt import load_prompt
+from model.sums import damaged
 
 FILE = "variant.json"
 PROMPT = "prompt.safetensors"
+BASE_FILE = "base.json"
+"""In a base's folder: its id, and its revision."""
 FLUX_TEXT_LENGTH = 512
 """Tokens of an F prompt whose variant.json states none: FLUX was trained on so many."""
 LEAST_PSNR_DB = 40.0
@@ -112,27 +115,37 @@ def find_base(folder: Path, base_id: str) -> Path:
 
 def check_base(variant: Variant, base: Path) -> None:
     """Refuse a base that is not the variant's own, though its shapes may fit (ModelFilesError)."""
-    named = _stated_id(base) or variant.base.id
+    named = stated_id(base) or variant.base.id
     if named != variant.base.id:
         raise ModelFilesError(
             f"{variant.name} belongs to base {variant.base.id!r}, but {base} is {named!r}: use its own"
         )
     found = base_sha256(base, family_named(variant.family).components)
     if found != variant.base.sha256:
+        check_sums(base)
         raise ModelFilesError(
             f"{base} is not the base that {variant.name} was trained on: sha256 {found[:12]}… "
             f"instead of {variant.base.sha256[:12]}…; fetch {variant.base.id!r} again"
         )
 
 
-def _stated_id(base: Path) -> str | None:
-    path = base / "base.json"
+def stated_id(base: Path) -> str | None:
+    """The id that `base`/base.json gives, if there is one. Raises ModelFilesError if it cannot be read."""
+    path = base / BASE_FILE
     if not path.is_file():
         return None
     try:
         return str(json.loads(path.read_text())["id"])
     except (ValueError, KeyError, TypeError) as error:
         raise ModelFilesError(f"{path} does not say the base's id: {error!r}") from error
+
+
+def check_sums(folder: Path) -> None:
+    """Refuse a folder of which files are missing or changed since its SHA256SUMS was written (ModelFilesError)."""
+    if names := damaged(folder):
+        raise ModelFilesError(
+            f"{folder} is damaged ({', '.join(names)} changed or missing): pull again, or copy it again"
+        )
 
 
 def check_adapters(variant: Variant, folder: Path, base: Path) -> None:
@@ -178,6 +191,7 @@ def verify_variant(folder: Path) -> list[str]:
         return [str(error)]
     faults = []
     for check in (
+        lambda: check_sums(folder),
         lambda: check_base(variant, find_base(folder, variant.base.id)),
         lambda: check_prompt(variant, folder),
         lambda: check_adapters(variant, folder, find_base(folder, variant.base.id)),

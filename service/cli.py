@@ -1,7 +1,7 @@
 """The command line. What is heavy is imported inside the commands, so that `--help` is quick."""
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -13,6 +13,8 @@ from model.console import fail
 from service.console import errors_told
 from service.jobs_cli import jobs_app
 from service.keys_cli import keys_app
+from service.models_cli import models_app
+from service.options import Models, settings
 
 app = typer.Typer(
     help="OMGSR Serve: small damaged photos in, sharp large ones out.",
@@ -20,7 +22,6 @@ app = typer.Typer(
     pretty_exceptions_show_locals=False,
     add_completion=False,
 )
-models_app = typer.Typer(help="The variants that can be served.", no_args_is_help=True)
 app.add_typer(models_app, name="models")
 app.add_typer(jobs_app, name="jobs")
 app.add_typer(keys_app, name="keys")
@@ -32,10 +33,22 @@ Format = Literal["png", "jpeg", "webp", "avif"]
 ColorFix = Literal["adain", "wavelet", "none"]
 Metadata = Literal["keep", "strip"]
 Depth = Literal["8", "16"]
-Models = Annotated[
-    list[Path] | None,
-    typer.Option("--models", "-m", help="A variant folder, or a folder that holds some; may be given several times."),
-]
+
+
+def _tell_version(asked: bool) -> None:
+    if asked:
+        from service.version import release
+
+        _out.print(release())
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    _version: Annotated[
+        bool, typer.Option("--version", callback=_tell_version, is_eager=True, help="Say which release this is.")
+    ] = False,
+) -> None: ...
 
 
 @app.command()
@@ -54,8 +67,8 @@ def serve(  # noqa: PLR0917 — each is an option of the command line
     with errors_told():
         from service.supervisor import serve as serve_all
 
-        settings = _settings(models=models, host=host, port=port, grpc_port=grpc_port)
-        serve_all(settings, workers=workers, demo=demo)
+        chosen = settings(models=models, host=host, port=port, grpc_port=grpc_port)
+        serve_all(chosen, workers=workers, demo=demo)
 
 
 @app.command()
@@ -64,7 +77,7 @@ def api() -> None:
     with errors_told():
         from service.api.app import serve as serve_api
 
-        serve_api(_settings())
+        serve_api(settings())
 
 
 @app.command()
@@ -73,7 +86,7 @@ def worker(models: Models = None) -> None:
     with errors_told():
         from service.worker.process import run_worker
 
-        run_worker(_settings(models=models))
+        run_worker(settings(models=models))
 
 
 @app.command()
@@ -123,8 +136,8 @@ def upscale(  # noqa: PLR0917 — each is an option of the command line
         else:
             from service.upscale_command import upscale_files
 
-            settings = _settings(models=models)
-            failed = upscale_files(source, target, options, file_format, settings, overwrite=overwrite)
+            chosen = settings(models=models)
+            failed = upscale_files(source, target, options, file_format, chosen, overwrite=overwrite)
         if failed:
             fail(f"{failed} of the files could not be upscaled; they are named above.")
 
@@ -157,81 +170,6 @@ app.command("mid-timestep")(mid_timestep)
 app.command()(analyze)
 app.command()(evaluate)
 app.command()(bench)
-
-
-@models_app.command("list")
-def models_list(models: Models = None) -> None:
-    """List the variants in the folders."""
-    with errors_told():
-        from model.variant import Variant, find_variants
-
-        for folder in find_variants(_settings(models=models).models):
-            variant = Variant.read(folder)
-            _out.print(
-                f"{variant.name}  {variant.family}  base {variant.base.id}  {variant.native_size} px  "
-                f"t_m {variant.mid_timestep}  {variant.license}  {folder}",
-                soft_wrap=True,
-            )
-
-
-@models_app.command("verify")
-def models_verify(models: Models = None) -> None:
-    """Check that every file of the variants is there, undamaged, and belongs to the others."""
-    with errors_told():
-        from model.variant import find_variants, verify_variant
-
-        found = [(folder, verify_variant(folder)) for folder in find_variants(_settings(models=models).models)]
-        for folder, faults in found:
-            _out.print(f"{folder}: {'sound' if not faults else 'NOT sound'}", soft_wrap=True)
-            for fault in faults:
-                _out.print(f"  {fault}", soft_wrap=True, markup=False)
-        if not found:
-            fail("There is no variant folder here.")
-        if any(faults for _, faults in found):
-            fail("Not every variant is sound.")
-
-
-@models_app.command("embed-prompt")
-def models_embed_prompt(
-    base: Annotated[Path, typer.Argument(help="The base's diffusers folder, with its text encoders.")],
-    text: Annotated[str, typer.Argument(help="The prompt; it may be empty.")],
-    out: Annotated[Path, typer.Argument(help="The prompt.safetensors to write.")],
-    text_length: Annotated[
-        int | None, typer.Option(min=1, max=512, help="F: tokens of the prompt; short ones are faster [512]")
-    ] = None,
-) -> None:
-    """Compute a variant's prompt embeddings once, by the base's own text encoders."""
-    with errors_told():
-        from model.text_encoder import embed_prompt
-
-        embed_prompt(base, text, out, text_length)
-        _out.print(f"wrote {out}", soft_wrap=True)
-
-
-@models_app.command("quantize")
-def models_quantize(
-    variant: Annotated[Path, typer.Argument(help="The variant's folder.", exists=True, file_okay=False)],
-    kind: Annotated[Literal["int8", "fp8"], typer.Option(help="int8: weights, for small cards; fp8: Ada, Hopper.")],
-    photos: Annotated[str, typer.Option(help="Real photos to check on: a folder, or a pattern in quotes.")],
-    device: Annotated[str, typer.Option(help="cpu, cuda or cuda:N")] = "cpu",
-) -> None:
-    """Let a variant be served in fewer bits, if photos show that it makes the same images: 40 dB PSNR at least."""
-    with errors_told():
-        from model.quantize import quantize_variant
-
-        report = quantize_variant(variant, kind, photos, device)
-        saved = (report.bytes_before - report.bytes_after) / 1e6
-        _out.print(
-            f"{variant} is served in {kind} from now on: {report.psnr_db:.1f} dB PSNR on the worst of {report.photos} "
-            f"photos, {saved:.1f} MB less",
-            soft_wrap=True,
-        )
-
-
-def _settings(**given: Any) -> Any:
-    from service.settings import Settings
-
-    return Settings(**{name: value for name, value in given.items() if value is not None})
 
 
 if __name__ == "__main__":

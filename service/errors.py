@@ -25,6 +25,7 @@
     ├── ProcessingFailed      500 INTERNAL
     │   └── OutOfMemory
     └── Unavailable           503 UNAVAILABLE
+        └── WorkersTooOld
 
 One place per transport turns them into an answer: `api.problems` into RFC 9457 problem+json, `api.messages` into
 a `google.rpc.Status`.
@@ -244,6 +245,13 @@ class Unavailable(ServiceError):
     status, grpc_code = 503, "UNAVAILABLE"
     title = "Service unavailable"
     advice = "Retry after a short wait."
+
+
+class WorkersTooOld(Unavailable):
+    """The job needs a format that no worker knows: they are of an older release than this process."""
+
+    title = "The workers are too old"
+    advice = "Retry when the workers are upgraded, or leave out the option that is new."
 
 
 class RequestFailed(ServiceError):

@@ -1,9 +1,21 @@
-"""All that crosses Redis: small frozen messages, JSON on the wire, one version number."""
+"""All that crosses Redis: small frozen messages, JSON on the wire, one version number.
+
+Processes of several releases share one queue while a service is upgraded (docs/operations.md, Upgrading). Whoever
+reads leaves out what it does not know; what must not be left out raises the job's format. A worker of an older release
+is never offered such a job: it waits in a line of its own (`lines`).
+"""
 
 from enum import StrEnum
-from typing import Annotated, Literal, Self
+from functools import reduce
+from json import loads
+from operator import getitem
+from typing import Annotated, Literal, Self, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+
+JobFormat = Literal[1]
+FORMATS: tuple[int, ...] = get_args(JobFormat)
+"""Of jobs, as this release knows them. A job is written in the oldest one that says all of it."""
 
 ColorFix = Literal["adain", "wavelet", "none"]
 OutputFormat = Literal["png", "jpeg", "webp", "avif"]
@@ -17,10 +29,20 @@ DEVICE_STAGES = ("encode", "predict", "decode")
 """The stages of `Result.seconds` that are the device's own time."""
 
 
+def lines(variant: str) -> list[str]:
+    """Where the jobs of a variant wait that this release can do; queue/accept.lua puts them there."""
+    return [variant if number == 1 else f"{variant}@{number}" for number in FORMATS]
+
+
 class Message(BaseModel):
-    """Frozen, and deaf to nothing: an unknown field is refused instead of dropped."""
+    """Frozen. An unknown field is a mistake when it is made here, and a newer release's word when it is read."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, text: str) -> Self:
+        """The message as some release wrote it. Raises ValidationError where this one must not go on with it."""
+        return cls.model_validate_json(text, extra="ignore")
 
 
 class JobState(StrEnum):
@@ -78,7 +100,7 @@ class UpscaleOptions(Message):
 class Job(Message):
     """One photo to upscale: written once by the API, read by workers. Image bytes are in the blob store."""
 
-    version: Literal[1] = 1
+    version: JobFormat = 1
     id: str
     options: UpscaleOptions
     width: int = Field(description="pixels, EXIF orientation applied")
@@ -94,6 +116,17 @@ class Job(Message):
     attended: bool = Field(False, description="dropped when nobody has asked for it for a while (`Queue.attend`)")
     request_id: str = ""
     traceparent: str = Field("", description="W3C trace context of the request")
+
+    @classmethod
+    def seen(cls, text: str) -> Self:
+        """The job as far as this release can read it, the rest at its defaults: to be shown, not to be worked on."""
+        told = loads(text)
+        try:
+            return cls.model_validate(told, extra="ignore")
+        except ValidationError as error:
+            for *path, name in (each["loc"] for each in error.errors()):
+                reduce(getitem, path, told).pop(name, None)
+        return cls.model_validate(told, extra="ignore")
 
 
 class Result(Message):
@@ -111,6 +144,7 @@ class JobStatus(Message):
     """A job as it stands. Times are Unix seconds on Redis's clock."""
 
     job: Job
+    readable: bool = Field(True, description="False: a newer release wrote it, and `job` is what this one knows of it")
     state: JobState
     position: int | None = Field(None, description="0 is next; only while queued")
     attempt: int = 0

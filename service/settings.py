@@ -34,10 +34,12 @@ class Settings(BaseSettings):
     state_dir: Path = Field(Path("var"), description="embedded server's socket and data, blobs")
     redis_url: str | None = Field(
         None,
-        description="redis://… or unix://…; empty: an embedded server of this service's own",
+        description="one server, Sentinels or a cluster (service/queue/server.py); empty: a server of its own",
         validation_alias=AliasChoices("REDIS_URL", "OMGSR_REDIS_URL", "redis_url"),
     )
-    blob_url: str | None = Field(None, description="fsspec URL of the blob store; empty: a folder in the state folder")
+    blob_url: str | None = Field(
+        None, description="fsspec URL of the blob store, s3://BUCKET/PREFIX; empty: a folder in the state folder"
+    )
     namespace: str = Field("omgsr", description="prefix of every Redis key")
 
     models: list[Path] = Field([BUNDLED_MODELS], description="variant folders, or folders that hold some")

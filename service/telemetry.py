@@ -1,15 +1,17 @@
 """What an operator sees: Prometheus metrics and JSON logs."""
 
 import logging
+import math
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, ProcessCollector
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, Info, ProcessCollector
 
 from service.errors import ServiceError
 from service.job import JobStatus
+from service.version import release
 
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300)
 
@@ -29,14 +31,22 @@ OUTPUT_MEGAPIXELS = Counter("omgsr_output_megapixels", "Megapixels delivered.", 
 REJECTED = Counter("omgsr_rejected", "Requests refused before they became a job.", ("reason",))
 QUEUE_DEPTH = Gauge("omgsr_queue_depth", "Jobs that wait.", ("model",))
 QUEUE_BACKLOG = Gauge("omgsr_queue_backlog_seconds", "Device time that the waiting jobs will take.", ("model",))
+QUEUE_AGE = Gauge("omgsr_queue_age_seconds", "Since the oldest waiting job was submitted; 0: none waits.", ("model",))
+QUEUE_UP = Gauge("omgsr_queue_up", "1 while the queue's server answers this process.")
+QUEUE_MEMORY = Gauge("omgsr_queue_memory_bytes", "Memory that the queue's server uses; NaN: it does not tell.")
+QUEUE_MEMORY_LIMIT = Gauge("omgsr_queue_memory_limit_bytes", "What it may use (maxmemory); 0: it has no bound.")
 WORKERS_ALIVE = Gauge("omgsr_workers_alive", "Workers with a fresh heartbeat.")
 STORED_BYTES = Gauge("omgsr_stored_bytes", "Files and results that are kept.")
+STORED_LIMIT = Gauge("omgsr_stored_limit_bytes", "What may be kept (OMGSR_MAX_STORED_BYTES).")
 DEAD_LETTERS = Gauge("omgsr_dead_letters_kept", "Jobs that were given up, and can be looked at and replayed.")
+BUILD = Info("omgsr_build", "The release that runs.")
+BUILD.info({"version": release()})
 
 # A worker's own, in a registry of its own: what one process knows nothing of, it does not tell as zero.
 WORKER_METRICS = CollectorRegistry()
 ProcessCollector(registry=WORKER_METRICS)
 WORKER_METRICS.register(STAGE_DURATION)
+WORKER_METRICS.register(BUILD)
 BATCH_SIZE = Histogram(
     "omgsr_batch_size", "Ops in one batch.", ("model", "stage"), buckets=(1, 2, 4, 8), registry=WORKER_METRICS
 )
@@ -118,16 +128,35 @@ def record_stages(model: str, seconds: Mapping[str, float]) -> None:
 
 
 def record_queue(
-    depth: Mapping[str, int], backlog_s: Mapping[str, float], *, workers: int, stored_bytes: float, dead: float
+    depth: Mapping[str, int],
+    backlog_s: Mapping[str, float],
+    age_s: Mapping[str, float],
+    *,
+    workers: int,
+    stored_bytes: float,
+    dead: float,
+    memory_bytes: float,
+    memory_limit_bytes: float,
 ) -> None:
     """Set the gauges from what the queue says now."""
-    for gauge, by_model in ((QUEUE_DEPTH, depth), (QUEUE_BACKLOG, backlog_s)):
-        gauge.clear()
-        for model, value in by_model.items():
-            gauge.labels(model).set(value)
+    for by_model, values in ((QUEUE_DEPTH, depth), (QUEUE_BACKLOG, backlog_s), (QUEUE_AGE, age_s)):
+        by_model.clear()
+        for model, value in values.items():
+            by_model.labels(model).set(value)
+    QUEUE_UP.set(1)
     WORKERS_ALIVE.set(workers)
     STORED_BYTES.set(stored_bytes)
     DEAD_LETTERS.set(dead)
+    QUEUE_MEMORY.set(memory_bytes)
+    QUEUE_MEMORY_LIMIT.set(memory_limit_bytes)
+
+
+def record_queue_away() -> None:
+    """Set the gauges while the queue does not answer: what nobody knows is absent, zero or NaN."""
+    record_queue(
+        {}, {}, {}, workers=0, stored_bytes=math.nan, dead=math.nan, memory_bytes=math.nan, memory_limit_bytes=math.nan
+    )
+    QUEUE_UP.set(0)
 
 
 def configure_logging(level: str) -> None:

@@ -3,15 +3,17 @@
 import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from ssl import SSLContext
 from types import TracebackType
 from typing import Self
 from urllib.parse import urlsplit
 
 
 class Proxy:
-    """`async with Proxy(url) as proxy: proxy.url`."""
+    """`async with Proxy(url) as proxy: proxy.url`. With `tls`, clients speak TLS as far as here."""
 
-    def __init__(self, server: str) -> None:
+    def __init__(self, server: str, tls: SSLContext | None = None) -> None:
+        self._tls = tls
         self._port = urlsplit(server).port
         self._under_way: set[asyncio.Task[None]] = set()
         self._to_lose = 0
@@ -23,8 +25,9 @@ class Proxy:
         self.connections = 0
 
     async def __aenter__(self) -> Self:
-        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._connected, "127.0.0.1", 0, ssl=self._tls)
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
         return self
 
     async def __aexit__(
@@ -84,7 +87,7 @@ class Proxy:
             sink.write(data)
             await sink.drain()
         with suppress(OSError):
-            sink.write_eof()
+            sink.write_eof() if sink.can_write_eof() else sink.close()
 
     def _break_perhaps(self, size: int) -> None:
         if self._room is not None:

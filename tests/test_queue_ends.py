@@ -48,7 +48,7 @@ async def test_deadlines_end_jobs_that_wait_and_jobs_that_run(steady: Queue) -> 
     await steady.submit(job("runs", deadline_s=0.3))
     [leased] = await steady.lease(["m"], "w", 1)
     expired = 0
-    with steady.watch_end("runs") as ended:
+    with steady.watch_called_off("runs") as ended:
         async with asyncio.timeout(10):
             while not ended.is_set():
                 expired += (await steady.reclaim()).expired
@@ -178,14 +178,17 @@ async def test_letters_are_kept_for_their_own_time(valkey: str, blobs: BlobStore
         assert blobs.jobs(older_than_s=-1) == {"dead"}
 
 
-async def test_a_workers_watch_hears_of_the_end_of_its_job_alone(steady: Queue) -> None:
-    for name in "ab":
+async def test_a_worker_is_told_of_jobs_that_are_called_off_and_of_no_others(steady: Queue) -> None:
+    for name in ("done", "off", "waits"):
         await steady.submit(job(name))
-    with steady.watch_end("a") as mine, steady.watch_end("b") as other:
-        await steady.cancel("a")
+    await steady.lease(["m"], "w", 2)
+    with steady.watch_called_off("done") as done, steady.watch_called_off("off") as off:
+        await steady.finish("done", 1, RESULT)
+        await steady.cancel("waits")
+        await steady.cancel("off")
         async with asyncio.timeout(10):
-            await mine.wait()
-        assert not other.is_set()
+            await off.wait()
+        assert not done.is_set()
 
 
 async def test_the_queue_learns_what_a_megapixel_takes_and_says_when_a_job_will_end(steady: Queue) -> None:

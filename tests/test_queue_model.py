@@ -90,7 +90,7 @@ class QueueMachine(RuleBasedStateMachine):
         async with Redis.from_url(self.url, decode_responses=True) as server:
             prefix = f"{{{self.namespace}}}:"
             names = {key.removeprefix(prefix) async for key in server.scan_iter(f"*{self.namespace}*", count=1000)}
-            ends = {"totals", "vtime", "files", "expiring", "dead", "ended", "arrivals"}
+            ends = {"totals", "vtime", "files", "expiring", "dead", "ended", "called_off", "arrivals"}
             assert not {n for n in names - ends if not n.startswith(("job:", "events:", "lease:", "key:"))}
             totals = await server.hgetall(f"{prefix}totals")
             assert (totals.get("waiting", "0"), totals.get("weight", "0")) == ("0", "0")

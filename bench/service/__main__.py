@@ -12,7 +12,7 @@ import sys
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
-from bench.service import batching, fairness, idle, mini
+from bench.service import batching, fairness, idle, mini, scaling
 from bench.table import Table
 
 # Each with its argument in the full form (seconds, or jobs); the short form has a tenth.
@@ -22,6 +22,7 @@ MEASUREMENTS: dict[str, tuple[Callable[[float], Awaitable[Table]], float]] = {
     "idle": (idle.measure, 200),
     "batching": (batching.measure, 30),
     "fairness": (fairness.measure, 100),
+    "scaling": (scaling.measure, 16),
 }
 
 

@@ -23,7 +23,7 @@ router.add_api_route("/livez", livez)
 @router.get("/metrics")
 async def metrics(admission: Admitting) -> Response:
     """Prometheus text."""
-    return await metrics_answer(admission.queue)
+    return await metrics_answer(admission)
 
 
 @router.get("/dead-letters")

@@ -26,6 +26,7 @@ from service.queue.queue import Queue
 from service.settings import Settings
 from service.telemetry import configure_logging
 from service.tracing import configure_tracing
+from service.version import release
 
 KEEP_ALIVE_S = 75
 """Longer than balancers keep an idle connection, so that it is never we who close one that they are about to use."""
@@ -58,7 +59,7 @@ def create_app(settings: Settings) -> FastAPI:
 
     app = FastAPI(
         title="OMGSR Serve",
-        version="1",
+        version=release(),
         summary="One-step diffusion super-resolution: small damaged photos in, sharp large ones out.",
         lifespan=lifespan,
         docs_url=None,

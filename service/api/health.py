@@ -1,5 +1,6 @@
 """What an orchestrator and a monitor ask: alive, ready, metrics."""
 
+import asyncio
 import math
 
 from fastapi import APIRouter, Request, Response
@@ -8,10 +9,10 @@ from starlette.exceptions import HTTPException
 
 from service.api import docs
 from service.api.dependencies import Admitting
+from service.api.submit import Admission
 from service.errors import Unavailable
-from service.queue.queue import Queue
 from service.settings import Settings
-from service.telemetry import record_queue
+from service.telemetry import STORED_LIMIT, record_queue, record_queue_away
 
 router = APIRouter(tags=["operations"])
 
@@ -69,7 +70,7 @@ async def metrics(request: Request, admission: Admitting) -> Response:
     """Here only where the server listens for this machine alone, and has no admin listener for it."""
     if not _at_home(request, admission.settings):
         raise HTTPException(404)
-    return await metrics_answer(admission.queue)
+    return await metrics_answer(admission)
 
 
 def _at_home(request: Request, settings: Settings) -> bool:
@@ -77,14 +78,22 @@ def _at_home(request: Request, settings: Settings) -> bool:
     return settings.host in _LOOPBACK and settings.admin_port is None and not proxied
 
 
-async def metrics_answer(queue: Queue) -> Response:
+async def metrics_answer(admission: Admission) -> Response:
     """Prometheus text. While the queue does not answer, its gauges are absent, zero or NaN."""
+    STORED_LIMIT.set(admission.settings.max_stored_bytes)
     try:
-        fleet = await queue.fleet()
+        fleet, memory = await asyncio.gather(admission.queue.fleet(), admission.queue.memory())
     except Unavailable:
-        record_queue({}, {}, workers=0, stored_bytes=math.nan, dead=math.nan)
+        record_queue_away()
     else:
         record_queue(
-            fleet.depth, fleet.backlog_s, workers=fleet.workers, stored_bytes=fleet.stored_bytes, dead=fleet.dead
+            fleet.depth,
+            fleet.backlog_s,
+            fleet.age_s,
+            workers=fleet.workers,
+            stored_bytes=fleet.stored_bytes,
+            dead=fleet.dead,
+            memory_bytes=memory.used_bytes if memory else math.nan,
+            memory_limit_bytes=memory.limit_bytes if memory else math.nan,
         )
     return Response(generate_latest(), media_type=CONTENT_TYPE_LATEST)

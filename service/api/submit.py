@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from service.api.auth import Caller
 from service.api.offer import Offer
 from service.api.watch import Watch
-from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable
+from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable, WorkersTooOld
 from service.images import inspect
 from service.job import Job, JobStatus, UpscaleOptions
 from service.limits import check_result, device_megapixels
@@ -174,7 +174,7 @@ class Admission:
             raise Unavailable("The server cannot store the file now.") from error
         try:
             receipt = await self.queue.submit(job, caller.limits)
-        except (TooManyRequests, KeyReused):  # no other: after a lost answer the job may be in line
+        except (TooManyRequests, KeyReused, WorkersTooOld):  # no other: after a lost answer the job may be in line
             await self._forget(job)
             raise
         if receipt.joined:  # by a twin that came between

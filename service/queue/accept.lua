@@ -16,10 +16,15 @@ local function known_by(client, key, digest)
   return { 'joined', id, position(id) }
 end
 
+-- Which line a job waits in: its variant's own; for a format later than 1, which older workers do not know, one apart.
+local function line_of(job)
+  return job.version == 1 and job.options.model or string.format('%s@%d', job.options.model, job.version)
+end
+
 -- Make a job of its JSON and put it in line. `attend_s`: how long somebody who waits for it may be silent.
 local function accept(text, attend_s)
   local job, time = cjson.decode(text), now()
-  local id, variant, class = job.id, job.options.model, class_of(job.options.priority)
+  local id, variant, class = job.id, line_of(job), class_of(job.options.priority)
   local cost = math.ceil(job.cost * MICRO)
   local span = math.ceil(cost / job.weight)
   local tag = start_tag(class, variant, job.client)

@@ -3,10 +3,12 @@
 import asyncio
 import json
 from collections.abc import AsyncIterator, Iterable
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import Any
 
-from service.errors import JobNotFound, KeyReused
+from pydantic import ValidationError
+
+from service.errors import JobNotFound, KeyReused, WorkersTooOld
 from service.job import Event, Job, JobState, JobStatus, Problem, Receipt, Result, VariantInfo
 from service.queue.connection import BLOCK_MS, Connection, patiently
 from service.queue.fleet import Fleet
@@ -22,12 +24,14 @@ class ClientSide(Connection):
         """Put a job in line. The same id again changes nothing; a known idempotency key joins the job it belongs to.
 
         Priority goes first, then the clients take turns by megapixels and weights, then the order of arrival.
-        Raises QueueFull, ShareFull, StorageFull, RateExceeded (each with `retry_after_s`) and KeyReused.
+        Raises QueueFull, ShareFull, StorageFull, RateExceeded (each with `retry_after_s`), KeyReused and WorkersTooOld.
         """
         bounds = {name: bound for name, bound in vars(limits).items() if bound is not None}
         answer = await self._run("submit", job.model_dump_json(), json.dumps(bounds), self.attend_s)
         if answer[0] == "refused":
             raise limits.refusal(answer[1], int(answer[2]))
+        if answer[0] == "unserved":
+            raise WorkersTooOld(f"No worker knows jobs of format {job.version}, which this request needs.")
         return _receipt(answer)
 
     async def joined(self, client: str, idempotency_key: str, digest: str) -> Receipt | None:
@@ -68,7 +72,7 @@ class ClientSide(Connection):
             block_ms = None if ended else BLOCK_MS
             entries = await patiently(lambda: self._read(stream, after, block_ms))  # noqa: B023 — awaited at once
             for event_id, fields in entries:
-                after, event = event_id, Event.model_validate_strings({"id": event_id, **fields})
+                after, event = event_id, Event.model_validate_strings({"id": event_id, **fields}, extra="ignore")
                 yield event
                 if event.final:
                     return
@@ -85,10 +89,6 @@ class ClientSide(Connection):
                     await asyncio.wait_for(ended.wait(), LOOK_AGAIN_S)
                 ended.clear()  # a server that was restarted may not know of this end any more
         return status
-
-    def watch_end(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
-        """`with queue.watch_end(job_id) as ended:` an event that is set when the job ends within the block."""
-        return self._endings.watch(job_id)
 
     async def exists(self, job_ids: Iterable[str]) -> set[str]:
         """Those of the ids that are jobs still: waiting, running, or final within their time to live."""
@@ -116,8 +116,10 @@ def _receipt(answer: list[Any]) -> Receipt:
 
 def _status(pairs: list[str], position: int, eta_s: str) -> JobStatus:
     told = dict(zip(pairs[::2], pairs[1::2], strict=True))
+    job, readable = _job(told["job"])
     return JobStatus(
-        job=Job.model_validate_json(told["job"]),
+        job=job,
+        readable=readable,
         state=JobState(told["state"]),
         position=position if position >= 0 else None,
         attempt=int(told["attempt"]),
@@ -128,6 +130,13 @@ def _status(pairs: list[str], position: int, eta_s: str) -> JobStatus:
         started_at=float(told["started_at"]) if "started_at" in told else None,
         finished_at=float(told["finished_at"]) if "finished_at" in told else None,
         eta_s=float(eta_s) if eta_s else None,
-        result=Result.model_validate_json(told["result"]) if "result" in told else None,
-        error=Problem.model_validate_json(told["error"]) if "error" in told else None,
+        result=Result.read(told["result"]) if "result" in told else None,
+        error=Problem.read(told["error"]) if "error" in told else None,
     )
+
+
+def _job(text: str) -> tuple[Job, bool]:
+    try:
+        return Job.read(text), True
+    except ValidationError:
+        return Job.seen(text), False

@@ -7,18 +7,13 @@ from functools import cache
 from importlib.resources import files
 from typing import Any, TypeVar
 
-from redis.asyncio import BlockingConnectionPool, ConnectionPool, Redis
-from redis.asyncio.retry import Retry
-from redis.backoff import ExponentialWithJitterBackoff
-from redis.exceptions import RedisError
+from redis.exceptions import MovedError, RedisClusterException, RedisError
 
 from service.errors import Unavailable
 from service.queue.endings import Endings
+from service.queue.server import clients_of
 
 BLOCK_MS = 2_000  # well below the client's socket timeout of 5 s
-CONNECTIONS = 64
-POOL_PATIENCE_S = 20.0
-RETRIES = 6  # over 1.3 s on average: a blip, or the embedded server's restart
 OUTAGE_S = 60.0
 OUTAGE_PAUSE_S = 0.2
 LIBRARY = ("lib", "line", "accept", "settle")
@@ -55,36 +50,34 @@ class Connection:
         self.attend_s = attend_s
         self.variants_known_s = variants_known_s
         self._prefix = f"{{{namespace}}}:"
-        retry = Retry(ExponentialWithJitterBackoff(base=0.05, cap=1), RETRIES)  # a client made from a URL has none
-        told: dict[str, Any] = {"decode_responses": True, "retry": retry}
-        self._redis = Redis.from_pool(
-            BlockingConnectionPool.from_url(url, max_connections=CONNECTIONS, timeout=POOL_PATIENCE_S, **told)
-        )
-        # Reads that block keep a connection each; in a pool of their own they cannot starve the others.
-        self._waiters = Redis.from_pool(ConnectionPool.from_url(url, max_connections=10_000, **told))
-        self._endings = Endings(lambda stream, after: self._read(stream, after, BLOCK_MS))
+        self._clients = clients_of(url)
+        self._endings = Endings(self._news, "ended")
+        self._called_off = Endings(self._news, "called_off")
         self._scripts: dict[str, Any] = {}
 
     async def close(self) -> None:
         """Close all connections."""
         self._endings.close()
-        await self._redis.aclose()
-        await self._waiters.aclose()
+        self._called_off.close()
+        await self._clients.close()
 
     async def _run(self, script: str, *args: str | float) -> Any:
         if script not in self._scripts:
-            self._scripts[script] = self._redis.register_script(_source(script))
+            self._scripts[script] = self._clients.calls.register_script(_source(script))
         try:
             return await self._scripts[script](keys=[self._prefix], args=args)
-        except RedisError as error:
+        except (RedisError, RedisClusterException) as error:
             raise _unavailable(error) from error
 
     async def _read(self, stream: str, after: str, block_ms: int | None) -> list[tuple[str, dict[str, str]]]:
         try:
-            answer: Any = await self._waiters.xread({self._prefix + stream: after}, block=block_ms)
-        except RedisError as error:
+            answer: Any = await self._clients.waiters.xread({self._prefix + stream: after}, block=block_ms)
+        except (RedisError, RedisClusterException) as error:
             raise _unavailable(error) from error
         return answer[0][1] if answer else []
+
+    async def _news(self, stream: str, after: str) -> list[tuple[str, dict[str, str]]]:
+        return await self._read(stream, after, BLOCK_MS)
 
 
 async def patiently(call: Callable[[], Awaitable[T]]) -> T:
@@ -99,5 +92,10 @@ async def patiently(call: Callable[[], Awaitable[T]]) -> T:
             await asyncio.sleep(OUTAGE_PAUSE_S)
 
 
-def _unavailable(error: RedisError) -> Unavailable:
+def _unavailable(error: RedisError | RedisClusterException) -> Unavailable:
+    if isinstance(error, MovedError):
+        return Unavailable(
+            "The queue's server is a node of a cluster, and another node has the queue.",
+            "Begin REDIS_URL with redis+cluster:// (rediss+cluster:// for TLS).",
+        )
     return Unavailable(f"The queue does not answer ({type(error).__name__}).")

@@ -7,7 +7,6 @@ from contextlib import contextmanager
 
 from service.errors import Unavailable
 
-STREAM = "ended"
 PAUSE_S = 0.2
 
 Read = Callable[[str, str], Awaitable[list[tuple[str, dict[str, str]]]]]
@@ -15,10 +14,11 @@ Read = Callable[[str, str], Awaitable[list[tuple[str, dict[str, str]]]]]
 
 
 class Endings:
-    """Follows the stream of jobs that have ended, from the first time that somebody watches."""
+    """Follows a stream of jobs that have ended, from the first time that somebody watches."""
 
-    def __init__(self, read: Read) -> None:
+    def __init__(self, read: Read, stream: str) -> None:
         self._read = read
+        self._stream = stream
         self._watched: defaultdict[str, set[asyncio.Event]] = defaultdict(set)
         self._following: asyncio.Task[None] | None = None
 
@@ -45,7 +45,7 @@ class Endings:
         after = "0"  # not from now on: a job that ends before the first read is on its way must not be missed
         while True:
             try:
-                for entry, fields in await self._read(STREAM, after):
+                for entry, fields in await self._read(self._stream, after):
                     after = entry
                     for ended in self._watched.get(fields["id"], ()):
                         ended.set()

@@ -1,8 +1,13 @@
 -- Prepended to every script: the keys, the clock, the fence, the learned speed.
 -- KEYS[1] is the prefix "{namespace}:"; its hash tag keeps all keys on one node of a cluster.
+-- V is a variant's name; for its jobs of a later format than 1, NAME@FORMAT: to scripts it is a variant of its own.
+--
+-- While a service is upgraded, scripts of two releases work on the same keys: see Upgrading in docs/operations.md before
+-- any of this changes.
 --
 --   job:ID          hash    the job and where it stands
 --   waiting:V       zset    places of the jobs that wait for variant V, next first (line.lua)
+--   since:V         zset    ids of those jobs, by the time they were submitted
 --   backlog         hash    cost of the jobs that wait, by variant; no field where none wait
 --   tags:C          zset    finish tag of each client's last job in priority class C, those in the past forgotten
 --   vtime           hash    virtual time by class and variant
@@ -23,6 +28,7 @@
 --   variants:known  zset    names of the variants, by the time they count as unknown
 --   events:ID       stream  what happened to the job, the oldest lines dropped
 --   ended           stream  ids of the jobs that reached their final state, the oldest dropped
+--   called_off      stream  ids of those that ended while a worker had them and not by its doing, likewise
 --   arrivals        stream  one entry, replaced whenever a job begins to wait: what idle workers listen to
 --   listing         string  there while no sweep needs to list the store
 local prefix = KEYS[1]
@@ -57,6 +63,10 @@ end
 
 local function waiting_key(variant)
   return prefix .. 'waiting:' .. variant
+end
+
+local function since_key(variant)
+  return prefix .. 'since:' .. variant
 end
 
 local function serving_key(variant)

@@ -96,11 +96,12 @@ end
 -- Put a job in line at its place. One that comes back finds its old one.
 local function enter_line(id)
   local key = job_key(id)
-  local job = redis.call('HMGET', key, 'variant', 'place', 'client', 'weight', 'cost')
+  local job = redis.call('HMGET', key, 'variant', 'place', 'client', 'weight', 'cost', 'created_at')
   redis.call('HSET', key, 'state', 'queued', 'tiles_done', 0)
   redis.call('HDEL', key, 'started_at')
   redis.call('ZREM', prefix .. 'leases', id)
   redis.call('ZADD', waiting_key(job[1]), 0, job[2])
+  redis.call('ZADD', since_key(job[1]), job[6], id)
   redis.call('HINCRBY', prefix .. 'backlog', job[1], job[5])
   count_waiting(job[3], job[4], 1, job[5])
   redis.call('XADD', prefix .. 'arrivals', 'MAXLEN', 1, '*', 'id', id)
@@ -114,6 +115,7 @@ local function leave_line(id, taken)
   if redis.call('ZREM', waiting_key(job[1]), job[2]) == 0 then
     return
   end
+  redis.call('ZREM', since_key(job[1]), id)
   if redis.call('HINCRBY', prefix .. 'backlog', job[1], -job[5]) == 0 then
     redis.call('HDEL', prefix .. 'backlog', job[1])
   end

@@ -5,10 +5,11 @@ from collections.abc import Iterable
 from contextlib import suppress
 from uuid import uuid4
 
-from service.errors import JobNotFound
+from service.errors import JobNotFound, Unavailable
 from service.job import JobStatus
 from service.queue.blobs import BlobStore, input_key
 from service.queue.clients import ClientSide
+from service.queue.fleet import Memory
 
 
 class OperatorSide(ClientSide):
@@ -25,9 +26,15 @@ class OperatorSide(ClientSide):
     async def replay(self, job_id: str, blobs: BlobStore) -> str:
         """Put a dead letter in line again and return its new id; the letter is gone.
 
-        The new job has its own copy of the file; no idempotency key, deadline or asker binds it. Raises JobNotFound.
+        The new job has its own copy of the file; no idempotency key, deadline or asker binds it. Raises JobNotFound,
+        and Unavailable for one that this release cannot read.
         """
-        letter = (await self.letter(job_id)).job
+        status = await self.letter(job_id)
+        if not status.readable:
+            raise Unavailable(
+                f"The dead letter {job_id} was written by a newer release.", "Replay it with that release's `omgsr`."
+            )
+        letter = status.job
         new_id = uuid4().hex
         job = letter.model_copy(
             update={
@@ -54,6 +61,10 @@ class OperatorSide(ClientSide):
         if job_id not in await self._run("letters"):
             raise _no_letter(job_id)
         return await self.status(job_id)
+
+    async def memory(self) -> Memory | None:
+        """What the server holds in memory; None when it does not tell this user (`INFO` is not allowed to it)."""
+        return Memory.of(await self._run("memory"))
 
     async def expired(self, count: int) -> list[str]:
         """Up to `count` ids of jobs whose files may go, the longest overdue first."""

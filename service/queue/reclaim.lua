@@ -36,7 +36,7 @@ local function drop_abandoned()
   end
   local abandoned = overdue('attended')
   for _, id in ipairs(abandoned) do
-    settle(id, 'cancelled', ttl)
+    call_off(id, 'cancelled', ttl)
   end
   return #abandoned
 end
@@ -57,7 +57,7 @@ end
 
 local late = overdue('deadlines')
 for _, id in ipairs(late) do
-  settle(id, 'failed', ttl, 'error', too_late)
+  call_off(id, 'failed', ttl, 'error', too_late)
 end
 local again, given_up = take_back_leases()
 local abandoned = drop_abandoned()

@@ -1,4 +1,4 @@
--- ARGV: worker, seconds until it counts as gone (0: it leaves), seconds its variants stay known, (name, info)…
+-- ARGV: worker, seconds until it counts as gone (0: it leaves), seconds its variants stay known, (name, info)… → how many workers are alive.
 -- A variant outlives a worker that died, so that a job waits for the replacement instead of being refused. What a
 -- worker that leaves in good order served alone is known no more.
 even_when_full()
@@ -20,4 +20,4 @@ for i = 4, #ARGV, 2 do
     redis.call('ZADD', prefix .. 'variants:known', time, name)
   end
 end
-return 1
+return redis.call('ZCARD', prefix .. 'workers')

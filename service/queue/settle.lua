@@ -28,6 +28,14 @@ local function settle(id, state, ttl, field, value)
   end
 end
 
+-- End a job whose worker may be at it, without its doing: it reads a stream of such ends only, as all ends are many.
+local function call_off(id, state, ttl, field, value)
+  if redis.call('HGET', job_key(id), 'state') == 'running' then
+    redis.call('XADD', prefix .. 'called_off', 'MAXLEN', '~', MAX_ENDED, '*', 'id', id)
+  end
+  settle(id, state, ttl, field, value)
+end
+
 -- Give a job up: it has failed, and an operator may look at it, replay it or bury it.
 local function give_up(id, dead_ttl, problem)
   settle(id, 'failed', dead_ttl, 'error', problem)

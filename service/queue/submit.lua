@@ -1,5 +1,6 @@
 -- ARGV: job, limits, seconds that an attended job's asker may be silent
--- → [accepted | joined, id, position], [reused], or [refused, by which bound, seconds after which to try again].
+-- → [accepted | joined, id, position], [reused], [unserved] when no worker knows the job's format, or
+-- [refused, by which bound, seconds after which to try again].
 -- Submitting the same id again changes nothing: a retry after a lost answer never enqueues twice.
 local job, limits = cjson.decode(ARGV[1]), cjson.decode(ARGV[2])
 local time = now()
@@ -14,7 +15,7 @@ local function until_taken(jobs)
   end
   local waiting = number(redis.call('HGET', totals, 'waiting'))
   if waiting == 0 then
-    return jobs * job.cost * (seconds_per_megapixel(job.options.model) or 1) / servers()
+    return jobs * job.cost * (seconds_per_megapixel(line_of(job)) or 1) / servers()
   end
   return jobs * seconds / waiting / servers(), seconds / cost
 end
@@ -47,6 +48,11 @@ end
 -- An estimate is not made truer by rounding it up.
 local function nearest(seconds)
   return math.floor(seconds + 0.5)
+end
+
+local function unknown_to_all()
+  local known_until = number(redis.call('ZSCORE', prefix .. 'variants:known', line_of(job)))
+  return job.version > 1 and known_until <= time and { 'unserved' }
 end
 
 local function tenth(bound)
@@ -89,8 +95,8 @@ end
 if redis.call('EXISTS', job_key(job.id)) == 1 then
   return { 'accepted', job.id, position(job.id) }
 end
-local answer = known_by(job.client, job.idempotency_key, job.digest) or beyond_own_bounds() or beyond_bounds()
-  or beyond_rate()
+local answer = known_by(job.client, job.idempotency_key, job.digest) or unknown_to_all() or beyond_own_bounds()
+  or beyond_bounds() or beyond_rate()
 if answer then
   return answer
 end

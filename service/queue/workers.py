@@ -1,11 +1,16 @@
 """The queue as a worker sees it: register, lease, renew, and bring each job to an end."""
 
+import asyncio
 from collections.abc import Collection, Iterable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from json import loads
 from uuid import uuid4
 
+from pydantic import ValidationError
+
 from service.errors import DeadlinePassed, ProcessingFailed, Unavailable
-from service.job import DEVICE_STAGES, Job, JobState, Leased, Problem, Result, VariantInfo
+from service.job import DEVICE_STAGES, Job, JobState, Leased, Problem, Result, VariantInfo, lines
 from service.queue.connection import BLOCK_MS, Connection
 
 _TOO_LATE = DeadlinePassed("The job's deadline passed before its image was made.").problem().model_dump_json()
@@ -17,6 +22,10 @@ _UNSERVED = (
     .problem()
     .model_dump_json()
 )
+_UNREADABLE = ProcessingFailed(
+    "The job was written by another release, and this one cannot read it.",
+    "Upgrade the workers; then the operator replays it (`omgsr jobs replay`).",
+).problem()
 
 
 @dataclass(frozen=True)
@@ -36,36 +45,52 @@ class Reclaimed:
 class WorkerSide(Connection):
     """Jobs by their ids and by the attempt that holds them."""
 
-    async def register(self, worker: str, variants: Iterable[VariantInfo], ttl_s: float) -> None:
-        """Say that the worker lives and what it serves; it counts as alive for `ttl_s` seconds, 0: it leaves."""
-        known = [text for info in variants for text in (info.name, info.model_dump_json())]
-        await self._run("register", worker, ttl_s, self.variants_known_s, *known)
+    async def register(self, worker: str, variants: Iterable[VariantInfo], ttl_s: float) -> int:
+        """Say that the worker lives and what it serves; it counts as alive for `ttl_s` seconds, 0: it leaves.
+
+        Returns how many workers are alive.
+        """
+        known = [text for info in variants for line in lines(info.name) for text in (line, info.model_dump_json())]
+        return int(await self._run("register", worker, ttl_s, self.variants_known_s, *known))
 
     async def calibrate(self, variant: str, s_per_mp: float) -> None:
         """Say how many device seconds a megapixel takes, unless that is known from jobs already."""
-        await self._run("calibrate", variant, s_per_mp)
+        for line in lines(variant):
+            await self._run("calibrate", line, s_per_mp)
 
     async def lease(
         self, variants: Iterable[str], worker: str, count: int, *, but: Collection[str] = ()
     ) -> list[Leased]:
         """Take up to `count` jobs from the line; the worker holds each as long as it renews its lease.
 
-        Jobs whose deadline has passed fail instead. A job of one of the clients in `but` is not taken, nor what is
-        behind it.
+        Jobs whose deadline has passed fail instead, and so does one that cannot be read: a dead letter. A job of one
+        of the clients in `but` is not taken, nor what is behind it.
         """
         terms = self.lease_s, count, self.result_ttl_s, _TOO_LATE
-        answer = await self._run("lease", uuid4().hex, worker, *terms, len(but), *but, *variants)
-        return [
-            Leased(
-                job=Job.model_validate_json(job), attempt=int(attempt), waited_s=float(waited), suspect=bool(suspect)
-            )
-            for job, attempt, waited, suspect in answer
-        ]
+        served = [line for variant in variants for line in lines(variant)]
+        leased = []
+        for text, attempt, waited, suspect in await self._run(
+            "lease", uuid4().hex, worker, *terms, len(but), *but, *served
+        ):
+            try:
+                job = Job.read(text)
+            except ValidationError:
+                await self.fail(loads(text)["id"], int(attempt), _UNREADABLE, dead=True)
+            else:
+                leased.append(Leased(job=job, attempt=int(attempt), waited_s=float(waited), suspect=bool(suspect)))
+        return leased
 
     async def arrival(self, after: str) -> str:
         """Wait about two seconds for a job to get in line after `after`, and return where to wait from next."""
         entries = await self._read("arrivals", after, block_ms=BLOCK_MS)
         return entries[-1][0] if entries else after
+
+    def watch_called_off(self, job_id: str) -> AbstractContextManager[asyncio.Event]:
+        """An event that is set when the job ends within the block while a worker has it, and not by its doing.
+
+        What this misses, `renew` tells: an API of an older release does not write that stream.
+        """
+        return self._called_off.watch(job_id)
 
     async def renew(self, held: Mapping[str, int]) -> set[str]:
         """Renew the leases of the attempts given by job id, and return the ids that are held still."""

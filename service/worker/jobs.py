@@ -129,7 +129,7 @@ class Jobs:
         progress = Progress(tell)
         image = self._work.plan(job, progress.tell)
         mine.tiles = mine.tiles_left = image.tiles
-        with self._queue.watch_end(job.id) as ended:
+        with self._queue.watch_called_off(job.id) as ended:
             if leased.suspect:  # should it kill the worker again, it takes no other with it
                 await self._until(lambda: len(self._by_id) == 1)
             progress.tell(0)

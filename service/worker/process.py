@@ -37,6 +37,8 @@ WATCH_S = 1.0
 WITHDRAW_S = 2.0
 END_S = 0.5
 LAST_BATCH_S = 20.0
+LONGEST_PAUSE_S = 0.5
+"""Between two looks of a worker for what has arrived, however many workers there are."""
 
 _log = structlog.get_logger(__name__)
 
@@ -71,6 +73,8 @@ class Worker:
         self._seen = "0"
         self._worked_at: float | None = None
         """When it was last seen to work; None once it has given memory back."""
+        self._others = 0
+        """Workers alive beside this one."""
         DEVICE_MEMORY.labels("budget").set(models.budget_bytes)
         DEVICE_MEMORY.labels("models").set(models.weight_bytes)
 
@@ -111,7 +115,7 @@ class Worker:
     async def _register(self) -> None:
         if self.health.stuck:
             return
-        await self._queue.register(self.name, self._variants, self._settings.lease_s)
+        self._others = await self._queue.register(self.name, self._variants, self._settings.lease_s) - 1
         if not self.health.ready:
             for name, each in self._models.served.items():
                 await self._queue.calibrate(name, each.seconds_per_megapixel)
@@ -136,8 +140,10 @@ class Worker:
     async def _listen(self) -> None:
         self._seen = await self._queue.arrival(self._seen)
         self._jobs.news.set()
-        if not self._jobs.has_room:  # a flood arrives without end, and it is a stranger's job only that could be taken
-            await asyncio.sleep(self._settings.max_wait_ms / 1000)
+        # One of all workers that looks for what came every `max_wait_ms` is enough; a worker that is full looks for a
+        # stranger's job only.
+        turns = self._others + (not self._jobs.has_room)
+        await asyncio.sleep(min(turns * self._settings.max_wait_ms / 1000, LONGEST_PAUSE_S))
 
     async def _renew(self) -> None:
         held = self._jobs.held
