@@ -7,9 +7,9 @@
 # --write-docs   put the output into docs/deploy.md
 # --keep-images  leave what was built in the engine; a private engine goes with all that it holds
 #
-# It uses a running Docker engine, or installs and starts a private one (Debian, as root). Public images that cannot be
-# pulled are replaced by stand-ins (STANDIN_CACHE: a folder that keeps their root file system between runs). pip's own
-# settings (PIP_FIND_LINKS, PIP_CERT) serve the builds too.
+# It uses a running Docker engine, or installs and starts a private one (Debian, as root; the packages stay). Public
+# images that cannot be pulled are replaced by stand-ins (STANDIN_CACHE: a folder that keeps their root file system
+# between runs). pip's own settings (PIP_FIND_LINKS, PIP_CERT) serve the builds too.
 set -Eeuo pipefail
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 
@@ -349,7 +349,11 @@ main() {
         case $option in
             --write-docs) write_docs=yes ;;
             --keep-images) keep_images=" but not the images" ;;
-            *) sed -n '2,/^set/p' deploy/smoke.sh | sed '$d; s/^# \{0,1\}//'; exit 2 ;;
+            *)
+                sed -n '2,/^set/p' deploy/smoke.sh | sed '$d; s/^# \{0,1\}//'
+                rm -r "$home"
+                exit 2
+                ;;
         esac
     done
     exec 3>&1 >> "$log" 2>&1
