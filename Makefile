@@ -2,7 +2,7 @@
 PYTHON ?= python3
 # The CUDA build on a GPU node, the CPU build where your package index or wheel folder offers one.
 TORCH  ?= torch==2.13.0
-SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_rest_fuzz.py tests/test_grpc_fuzz.py tests/test_grpc_flow.py
+SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_rest_fuzz.py tests/test_grpc_fuzz.py tests/test_grpc_flow.py tests/test_two_k.py
 # Files of tests that run side by side.
 JOBS   ?= 2
 # What `make release` builds beside the wheel: services of docker-compose.yml, or nothing (IMAGES=).

@@ -46,4 +46,5 @@ def _load(name: str, settings: Settings) -> OMGSRPipeline:
     if name and name not in folders:
         raise UnknownModel(f"There is no model {name!r}.", f"Choose one of: {', '.join(folders)}.")
     device = pick_device(settings.device)
-    return OMGSRPipeline.from_variant(folders[name or next(iter(folders))], device=device, dtype=dtype_on(device))
+    folder = folders[name or next(iter(folders))]
+    return OMGSRPipeline.from_variant(folder, device=device, dtype=dtype_on(device), fold=True)

@@ -14,11 +14,13 @@ from tests.running import StubService, running_stub
 
 WORKERS = (1, 2, 4)
 BOUNDS = {2: 1.9, 4: 3.7}
+DEVICE_BOUND = "photos of 20 tiles, 24 clients"
 LOADS = {
-    "photos of 20 tiles, 24 clients": ([photo(48, 40, "JPEG")], 24),
+    DEVICE_BOUND: ([photo(48, 40, "JPEG")], 24),
     "photos of 1 tile, 64 clients": (photos(1, (16, 16)), 64),
 }
-"""Files, and clients that send one after the other. The first are the device's work, the second the service's."""
+"""Files, and clients that send one after the other. The first are the device's work; the second are the service's, and
+say where this machine's cores end, so nothing is claimed of them."""
 WARM_S = 3
 
 
@@ -37,7 +39,7 @@ async def measure(lasts_s: float) -> Table:
             times = seen.throughput / alone
             figures = (seen.throughput, times, seen.percentile(0.5), seen.percentile(0.99))
             table.rows.append((name, workers, *figures, *cores.values()))
-            if bound := BOUNDS.get(workers):
+            if name == DEVICE_BOUND and (bound := BOUNDS.get(workers)):
                 said = f"{name}: {workers} workers give {times:.2f}× one (at least {bound}×)"
                 table.claim(said, holds=times >= bound and seen.codes.keys() == {"200"})
     table.notes.append(f"all of it, the clients too, on {os.cpu_count()} cores")
