@@ -4,7 +4,8 @@ import hashlib
 import re
 import shutil
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from urllib.parse import urlsplit
 
 import httpx2
 
@@ -90,6 +91,20 @@ def no_source(name: str) -> ModelFilesError:
     )
 
 
+def shown(source: str) -> str:
+    """The source without what may be secret in an address: its user, its query."""
+    if not source.startswith(("http://", "https://")):
+        return source
+    parts = urlsplit(source)
+    return parts._replace(netloc=parts.netloc.rpartition("@")[2], query="", fragment="").geturl()
+
+
+def _reason(error: Exception) -> str:
+    """In a word: the error's own words name the whole address."""
+    answer = getattr(error, "response", None)
+    return type(error).__name__ if answer is None else f"status {answer.status_code}"
+
+
 def _from_hub(text: str, place: Path, hub: Hub) -> None:
     name, _, folder = text.partition(":")
     listing = hub.list_files(Repository.parse(name))
@@ -97,10 +112,12 @@ def _from_hub(text: str, place: Path, hub: Hub) -> None:
     adapters = {*VAE_ADAPTER.values(), *DENOISER_ADAPTER.values()}
     wanted = {}
     for path in listing.files:
+        if path.startswith("/") or ".." in PurePosixPath(path).parts:
+            raise ModelFilesError(f"{text} lists {path!r}, a path that leads out of its folder: do not trust it")
         parents, _, file = path.removeprefix(inside).rpartition("/")
         ours = parents.rpartition("/")[2] in adapters or not parents
         if path.startswith(inside) and file in KNOWN and ours:
-            wanted[path] = path.removeprefix(inside)
+            wanted[path] = path.removeprefix(inside).lstrip("/")
     if not wanted:
         raise ModelFilesError(f"{text} holds no adapter of the authors' layout ({', '.join(sorted(adapters))})")
     hub.fetch(listing, wanted, place)
@@ -117,13 +134,15 @@ def _from_url(text: str, place: Path) -> None:
             with transfer(None) as advance:
                 # Not the hub's headers: its token is nobody else's business
                 agent = {"user-agent": AGENT}
-                download(url, partial, agent, limit=MAX_BYTES, advance=lambda count: advance(url, count))
+                download(url, partial, agent, limit=MAX_BYTES, advance=lambda count: advance(shown(url), count))
         except (httpx2.HTTPError, httpx2.InvalidURL, OSError) as error:
-            raise ModelFilesError(f"{url} cannot be fetched ({error}): repeat the command, and it goes on") from error
+            raise ModelFilesError(
+                f"{shown(url)} cannot be fetched ({_reason(error)}): repeat the command, and it goes on"
+            ) from None
         partial.replace(archive)
     try:
         if wanted and sha256(archive) != wanted:
-            raise ModelFilesError(f"{url} has another sha256 than the one after the #: check both")
+            raise ModelFilesError(f"{shown(url)} has another sha256 than the one after the #: check both")
         shutil.rmtree(place, ignore_errors=True)
         unpack(archive, place)
     finally:

@@ -1,11 +1,13 @@
 """Adapters from a zip or tar archive that anybody may have made: only known names are taken out, and only so much."""
 
+import errno
 import lzma
 import re
 import tarfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 from typing import IO
 
@@ -52,8 +54,20 @@ def _unpack(members: Iterator[Member], folder: Path, limit: int) -> None:
         if path.name in KNOWN:
             place = folder / path
             place.parent.mkdir(parents=True, exist_ok=True)
-            with opened() as source, place.open("wb") as target:
+            with opened() as source, _writable(place) as target:
                 _copy(source, target, size)
+
+
+@contextmanager
+def _writable(place: Path) -> Iterator[IO[bytes]]:
+    """Raises ModelFilesError where the disk is the cause, not the archive."""
+    try:
+        with place.open("wb") as target:
+            yield target
+    except OSError as error:
+        if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS}:
+            raise ModelFilesError(f"{place} cannot be written: {error.strerror}") from error
+        raise
 
 
 def _copy(source: IO[bytes], target: IO[bytes], size: int) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from model.adapter import DENOISER_ADAPTER, VAE_ADAPTER, WEIGHTS
-from model.adapter_source import CONFIG, AdapterSource, check_origin, no_source
+from model.adapter_source import CONFIG, AdapterSource, check_origin, no_source, shown
 from model.bases import (
     Shelf,
     Source,
@@ -203,7 +203,7 @@ def card(variant: Variant, adapters: str) -> str:
     rows = {
         "base": f"`{variant.base.id}` {variant.base.revision}, sha256 {variant.base.sha256[:12]}…",
         "family": variant.family,
-        "adapters": f"from {adapters.partition('?')[0]}, as they came",
+        "adapters": f"from {shown(adapters)}, as they came",
         "mid-timestep": variant.mid_timestep,
         "size": f"{variant.native_size} px",
         "prompt": variant.prompt.text or "empty",

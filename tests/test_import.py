@@ -116,11 +116,12 @@ def test_an_archive_behind_a_url_is_taken(
         for address, said in [
             (f"{hub.url}/{name}#sha256={'0' * 64}", "has another sha256"),
             (f"{hub.url}/page.html", "is no zip or tar archive"),
-            (f"{hub.url}/none.zip", "cannot be fetched"),
+            (f"{hub.url}/none.zip?signature=secret", "none.zip cannot be fetched (status 404)"),
         ]:
             ran = omgsr(hub, *pull, "--adapters", address)
             assert ran.exit_code == 1
             assert said in words(ran.stderr)
+            assert "secret" not in ran.stderr
         hub.cut_after = 100_000
         ran = omgsr(hub, *pull, "--adapters", f"{hub.url}/{name}")
         assert "repeat the command, and it goes on" in words(ran.stderr)

@@ -161,9 +161,10 @@ async def test_the_queue_lives_in_one_slot_of_a_cluster() -> None:
 @pytest.mark.parametrize(
     ("url", "why"),
     [
-        ("valkey://localhost", "begins with 'valkey'"),
-        ("localhost:6379", "begins with 'localhost:6379'"),
-        ("redis://localhost:port", "[Pp]ort"),
+        ("valkey://:secret@localhost", "must begin with one of redis://"),
+        (":secret@localhost:6379", "must begin with one of redis://"),
+        ("redis://localhost:port", "is no address"),
+        ("redis://:secret/word@localhost:6379", "is no address"),
         ("rediss://localhost?ssl_ca_certs=/none/ca.pem", "no file /none/ca.pem"),
         ("redis://omgsr@localhost?password_file=/none/password", "no file /none/password"),
         ("redis+sentinel://localhost:26379", "no service"),
@@ -171,5 +172,6 @@ async def test_the_queue_lives_in_one_slot_of_a_cluster() -> None:
     ],
 )
 def test_an_address_that_cannot_be_used_is_refused_at_once(url: str, why: str) -> None:
-    with pytest.raises(Unavailable, match=why):
+    with pytest.raises(Unavailable, match=why) as refused:
         Queue(url)
+    assert "secret" not in str(refused.value)

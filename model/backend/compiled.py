@@ -33,6 +33,8 @@ def compile_networks(pipe: OMGSRPipeline, tile: int, cache: Path | None, *, comp
     """
     if cache is not None:
         os.environ["TORCHINDUCTOR_CACHE_DIR"] = str((cache / "inductor").resolve())
+        # In a container the home folder may be a /tmp that no library can be loaded from.
+        os.environ.setdefault("TRITON_CACHE_DIR", str((cache / "triton").resolve()))
     cuda, plain, t = pipe.device.type == "cuda", pipe.networks, pipe.mid_timestep
     if cuda:  # a CPU's own GroupNorm is imprecise in this layout, and Inductor chooses its own
         for network in (pipe.denoiser.network, pipe.vae):

@@ -24,6 +24,7 @@ from redis.asyncio.retry import Retry
 from redis.asyncio.sentinel import Sentinel, SentinelConnectionPool
 from redis.backoff import ExponentialWithJitterBackoff, NoBackoff
 from redis.credentials import CredentialProvider
+from redis.exceptions import AuthenticationError
 
 from service.errors import Unavailable
 
@@ -61,7 +62,7 @@ def clients_of(url: str) -> Clients:
     """Clients that connect when they are first used. Raises Unavailable for a URL that cannot be used."""
     scheme, _, rest = url.partition("://")
     if scheme not in SCHEMES:
-        raise _unusable(f"it begins with {scheme!r}; known are {', '.join(SCHEMES)}.")
+        raise _unusable(f"it must begin with one of {', '.join(f'{each}://' for each in SCHEMES)}.")
     transport, _, kind = scheme.partition("+")
     try:
         if kind == "sentinel":
@@ -69,8 +70,8 @@ def clients_of(url: str) -> Clients:
         if kind == "cluster":
             return _cluster(transport, urlsplit(f"//{rest}"))
         return _one_server(_options(url))
-    except ValueError as error:
-        raise _unusable(f"{error}.") from None
+    except ValueError:  # its words may quote the password
+        raise _unusable("it is no address; what is special in a password must be percent-encoded.") from None
 
 
 class PasswordFile(CredentialProvider):
@@ -81,8 +82,11 @@ class PasswordFile(CredentialProvider):
         self._path = path
 
     def get_credentials(self) -> tuple[str] | tuple[str, str]:
-        """What the file says now. Raises OSError."""
-        password = self._path.read_text("utf-8").strip()
+        """What the file says now. Raises AuthenticationError where it cannot be read."""
+        try:
+            password = self._path.read_text("utf-8").strip()
+        except (OSError, ValueError) as error:  # redis-py lets its own errors through alone
+            raise AuthenticationError(f"{self._path} cannot be read: {type(error).__name__}") from None
         return (self._username, password) if self._username else (password,)
 
     async def get_credentials_async(self) -> tuple[str] | tuple[str, str]:

@@ -3,6 +3,7 @@
 import asyncio
 import gc
 import os
+import random
 import signal
 import socket
 import threading
@@ -141,9 +142,9 @@ class Worker:
         self._seen = await self._queue.arrival(self._seen)
         self._jobs.news.set()
         # One of all workers that looks for what came every `max_wait_ms` is enough; a worker that is full looks for a
-        # stranger's job only.
+        # stranger's job only. All were woken by the same arrival: each pauses for another time, else none listens.
         turns = self._others + (not self._jobs.has_room)
-        await asyncio.sleep(min(turns * self._settings.max_wait_ms / 1000, LONGEST_PAUSE_S))
+        await asyncio.sleep(random.uniform(0, min(2 * turns * self._settings.max_wait_ms / 1000, LONGEST_PAUSE_S)))
 
     async def _renew(self) -> None:
         held = self._jobs.held

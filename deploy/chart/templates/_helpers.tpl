@@ -210,10 +210,12 @@ affinity:
 {{- end -}}
 
 {{- define "omgsr.scraping" -}}
+{{- with .Values.networkPolicy.prometheusFrom -}}
 - ports:
     - {protocol: TCP, port: metrics}
   from:
-    {{- toYaml .Values.networkPolicy.prometheusFrom | nindent 4 }}
+    {{- toYaml . | nindent 4 }}
+{{- end -}}
 {{- end -}}
 
 {{- define "omgsr.egress" -}}
