@@ -17,7 +17,8 @@ serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
 
 test: $(READY)  ## prove behaviour on real processes
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(ARGS)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/test_backends.py $(ARGS)
+	$(BIN)/python -m pytest tests/test_backends.py  # OpenVINO and dynamo in a process of their own
 
 soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, then docs/service-figures.md
 	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)
