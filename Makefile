@@ -11,14 +11,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: serve test soak smoke check format lock proto release clean
+.PHONY: serve test test-all test-backends soak smoke check format lock proto release clean
 
 serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
 
 test: $(READY)  ## prove behaviour on real processes
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile --ignore tests/test_backends.py $(ARGS)
-	$(BIN)/python -m pytest tests/test_backends.py  # OpenVINO and dynamo in a process of their own
+	$(MAKE) --jobs=2 test-all $(if $(ARGS),,test-backends)
+
+test-all: $(READY)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(or $(ARGS),--ignore tests/test_backends.py)
+
+test-backends: $(READY)  # OpenVINO and dynamo in a process of their own: one that went on to other tests died in native code
+	$(BIN)/python -m pytest tests/test_backends.py
 
 soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, then docs/service-figures.md
 	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)

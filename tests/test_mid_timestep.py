@@ -10,7 +10,7 @@ import pytest
 import torch
 import typer
 import yaml
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 from safetensors.torch import load_file
@@ -60,6 +60,7 @@ def test_eq_9_for_all_timesteps_is_the_mean_over_drawn_noise(letter: str) -> Non
 def test_eq_9_never_finds_the_papers_timesteps_in_latents_of_unit_variance(gap: float, seed: int) -> None:
     z_l, z_0 = latents(2, gap, seed)
     z_0 = z_0 / z_0.square().mean().sqrt()
+    assume((z_l * z_0).mean() > 0.01)  # two pictures of one scene have something in common
     ddpm, flow = LatentStatistics(schedule("s")), LatentStatistics(schedule("f"))
     ddpm.update(z_l, z_0)
     flow.update(z_l, z_0)

@@ -92,6 +92,7 @@ def test_what_fails_is_named_with_what_to_do_and_the_others_are_made(
 
 @contextmanager
 def started(*words: str | Path, url: str) -> Iterator[subprocess.Popen[str]]:
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # tests run by a shell's `&` inherit that it is ignored
     process = subprocess.Popen([*command(url, *words), "--api-key", KEY], stderr=subprocess.PIPE, text=True)
     try:
         yield process
