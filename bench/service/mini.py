@@ -85,9 +85,11 @@ def _bare(photo: bytes, lasts_s: float) -> float:
     import torch
 
     from model import OMGSRPipeline
+    from model.backend.choose import use_backend
 
     torch.set_num_threads(1)
     pipe = OMGSRPipeline.from_variant(MINI, dtype=torch.float32, fold=True)  # as a worker loads it
+    use_backend(pipe)
     images = [Image.open(BytesIO(photo)).convert("RGB")] * BATCH
     pipe(images, scale=4)
     began, count = time.perf_counter(), 0

@@ -35,26 +35,52 @@ def convert(pipe: OMGSRPipeline, tile: int, cache: Path | None) -> Networks:
     """
     core, plain, channels = openvino.Core(), pipe.networks, pipe.vae.latent_channels
     height, width = TRACED
+    side = pipe.geometry.process_size
 
-    def compiled(stage: Stage, holder: nn.Module, *shape: int, sides: tuple[int, int]) -> Network:
+    def converted(stage: Stage, holder: nn.Module, *shape: int, sides: tuple[int, int]) -> openvino.Model:
         module, example = _Traceable(plain[stage], holder), torch.zeros(1, *shape)
         folder = cache and cache / "openvino" / f"{stage}-{_fingerprint(pipe, holder, sides)}"
-        return Compiled(core, _converted(core, module, example, sides, folder))
+        return _converted(core, module, example, sides, folder)
 
-    usual = compiled("predict", pipe.denoiser.network, channels, tile, tile, sides=(tile, tile))
+    def half(stage: Stage, *shape: int, usual: int) -> Network:
+        return Compiled(core, converted(stage, pipe.vae, *shape, sides=(-1, -1)), usual)
+
+    usual = Compiled(core, converted("predict", pipe.denoiser.network, channels, tile, tile, sides=(tile, tile)))
 
     def predict(z_l: Tensor) -> Tensor:
         return usual(z_l) if z_l.shape[-2:] == (tile, tile) else plain.predict(z_l)
 
-    encode = compiled("encode", pipe.vae, 3, height, width, sides=(-1, -1))
-    decode = compiled("decode", pipe.vae, channels, height // LATENT, width // LATENT, sides=(-1, -1))
+    encode = half("encode", 3, height, width, usual=side)
+    decode = half("decode", channels, height // LATENT, width // LATENT, usual=side // LATENT)
     return Networks(encode, predict, decode)
 
 
 class Compiled:
-    """One network. Items of a batch go one by one: an image's result does not depend on its neighbours."""
+    """One network. Items of a batch go one by one: an image's result does not depend on its neighbours.
 
-    def __init__(self, core: openvino.Core, model: openvino.Model) -> None:
+    `usual`: side of the square maps for which a model of any size is compiled once more. Where it knows the size
+    OpenVINO fuses more steps: about 1.15 times as fast. It is the size that all small photos are brought to.
+    """
+
+    def __init__(self, core: openvino.Core, model: openvino.Model, usual: int | None = None) -> None:
+        self._any = self._request(core, model)
+        self._usual = usual
+        if usual is not None:
+            fixed = model.clone()
+            fixed.reshape([1, model.input().partial_shape[1].get_length(), usual, usual])
+            self._fixed = self._request(core, fixed)
+
+    def __call__(self, batch: Tensor) -> Tensor:
+        """[B,…] → [B,…]."""
+        return torch.cat([self._run(item) for item in batch.unbind()])
+
+    def _run(self, item: Tensor) -> Tensor:
+        request = self._fixed if item.shape[-2:] == (self._usual, self._usual) else self._any
+        results = request.infer([item[None].contiguous().numpy()], share_inputs=True)
+        return torch.from_numpy(results[0])
+
+    @staticmethod
+    def _request(core: openvino.Core, model: openvino.Model) -> openvino.InferRequest:
         exact = {
             "INFERENCE_PRECISION_HINT": "f32",
             "EXECUTION_MODE_HINT": "ACCURACY",
@@ -63,15 +89,7 @@ class Compiled:
             "INFERENCE_NUM_THREADS": str(torch.get_num_threads()),
             "ENABLE_CPU_PINNING": False,  # others run on these cores too
         }
-        self._request = core.compile_model(model, "CPU", exact).create_infer_request()
-
-    def __call__(self, batch: Tensor) -> Tensor:
-        """[B,…] → [B,…]."""
-        return torch.cat([self._run(item) for item in batch.unbind()])
-
-    def _run(self, item: Tensor) -> Tensor:
-        results = self._request.infer([item[None].contiguous().numpy()], share_inputs=True)
-        return torch.from_numpy(results[0])
+        return core.compile_model(model, "CPU", exact).create_infer_request()
 
 
 class _Traceable(nn.Module):
