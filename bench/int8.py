@@ -13,7 +13,6 @@ import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import nncf
 import openvino
 import torch
 from PIL import Image
@@ -46,6 +45,8 @@ def photos() -> list[Tensor]:
 
 def quantized(pipe: OMGSRPipeline, seen: Sequence[Tensor]) -> dict[Stage, Compiled]:
     """The three networks in int8, calibrated on what they are given when `pipe` makes the photos `seen`."""
+    import nncf  # after the backend, which keeps it from telling its makers of each use
+
     core = openvino.Core()
     with tempfile.TemporaryDirectory() as folder:
         floats = convert(pipe, SIDE // 8, Path(folder))

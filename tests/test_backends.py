@@ -228,3 +228,8 @@ def on_gpu(pipe: OMGSRPipeline) -> OMGSRPipeline:
     denoiser.network.cuda()
     pipe.vae.cuda()
     return pipe
+
+
+def test_openvino_tells_its_makers_nothing() -> None:
+    asked = "import sys, model.backend.openvino; print(sys.modules['openvino_telemetry'])"
+    assert subprocess.run([sys.executable, "-c", asked], capture_output=True, text=True, check=True).stdout == "None\n"
