@@ -22,9 +22,9 @@ from torch import Tensor
 from bench.bare import MINI, Bare, bare_of
 from bench.eager import Eager
 from bench.ours import Ours, pipeline
-from bench.speed import Timing, best_threads, machine, once
+from bench.speed import Pair, Timing, best_threads, machine, once
 from bench.table import Table
-from bench.ways import Way
+from bench.ways import Way, through
 from model.analysis.quality import psnr
 from model.backend.openvino import MODEL, Compiled, convert
 from model.networks import STAGES, Networks, Stage
@@ -63,17 +63,13 @@ def quantized(pipe: OMGSRPipeline, seen: Sequence[Tensor]) -> dict[Stage, Compil
         return made
 
 
-def timed(plain: Way, way: Way, x: Tensor, runs: int) -> tuple[Timing, Timing]:
+def timed(name: str, plain: Way, way: Way, x: Tensor, runs: int) -> Pair:
     """In turns, after a warm-up of both."""
-    timings = Timing(), Timing()
+    pair = Pair(name, Timing(), Timing())
     for turn in range(runs + 1):
-        for each, timing in zip((plain, way), timings, strict=True):
-            once(each, x, timing if turn else Timing())
-    return timings
-
-
-def image(way: Way, x: Tensor) -> Tensor:
-    return way.decode(way.predict(way.encode(x)))
+        once(plain, x, pair.plain if turn else Timing())
+        once(way, x, pair.timing if turn else Timing())
+    return pair
 
 
 def measure(variant: Path, runs: int) -> Table:
@@ -97,14 +93,13 @@ def measure(variant: Path, runs: int) -> Table:
         notes=[machine(torch.device("cpu")), "PSNR on photos that it was not calibrated on, against plain diffusers"],
     )
     plain = Eager(bare)
-    expected = [image(plain, x) for x in every[1::2]]
+    expected = [through(plain, x) for x in every[1::2]]
     unit = 0.0
     for name, networks in ways.items():
         fast.networks = networks
-        base, timing = timed(plain, Ours(fast), every[1], runs)
-        ratio = statistics.median(a / b for a, b in zip(base.whole, timing.whole, strict=True))
+        ratio = timed(name, plain, Ours(fast), every[1], runs).ratio
         unit = unit or ratio
-        found = [psnr(image(Ours(fast), x), y) for x, y in zip(every[1::2], expected, strict=True)]
+        found = [psnr(through(Ours(fast), x), y) for x, y in zip(every[1::2], expected, strict=True)]
         figures = (ratio, ratio / unit, statistics.mean(found), min(found))
         table.rows.append((name, *(f"{figure:.2f}" for figure in figures)))
     return table
