@@ -218,6 +218,8 @@ def main() -> None:
     parser.add_argument("--scale", type=float, default=2)
     parser.add_argument("--limit-gb", type=float, default=16)
     options = parser.parse_args()
+    if options.out:
+        options.out.mkdir(parents=True, exist_ok=True)  # now, not after ten minutes of measuring
     if options.what == "linear":
         table = linear(options.variant, options.sides, options.runs, options.out)
     else:

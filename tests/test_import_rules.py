@@ -1,4 +1,4 @@
-"""The API process carries no torch: neither does anything that it imports."""
+"""The API process carries no torch: neither does anything that it imports. A worker loads networks late."""
 
 import subprocess
 import sys
@@ -25,3 +25,9 @@ def test_a_whole_application_carries_no_torch():
     )
     loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
     assert not HEAVY & set(loaded)
+
+
+def test_a_worker_that_serves_another_device_brings_no_networks():
+    code = "import service.worker.process, sys; print(*sys.modules)"
+    loaded = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout.split()
+    assert not {"diffusers", "transformers", "peft", "accelerate"} & set(loaded)

@@ -76,6 +76,16 @@ def test_every_adapter_tensor_gets_a_gradient(tmp_path: Path, letter: str) -> No
 
 
 @FAMILIES
+def test_the_decoder_learns_where_it_is_asked_to_and_nothing_else_of_the_base_does(tmp_path: Path, letter: str) -> None:
+    run, omgsr = trainer(tmp_path, letter, decoder_lr_factor=0.5)
+    frozen, decoder = frozen_tensors(omgsr), {name for name in omgsr.adapters() if "lora_" not in name}
+    run._step()
+    changed = {name for name, tensor in frozen_tensors(omgsr).items() if not torch.equal(tensor, frozen[name])}
+    assert changed == decoder
+    assert "vae.autoencoder.decoder.conv_in.weight" in decoder
+
+
+@FAMILIES
 def test_recomputed_activations_give_the_same_step(tmp_path: Path, letter: str) -> None:
     kept, recomputed = (trainer(tmp_path, letter, checkpoint_activations=recompute)[0] for recompute in (False, True))
     for run in (kept, recomputed):

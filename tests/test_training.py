@@ -16,10 +16,13 @@ from model.errors import ModelFilesError
 from model.schedule import DDPMSchedule, FlowSchedule
 from model.train.base import main as train_base
 from model.train.config import Stage
+from model.train.export import export
 from model.train.loop import Loop
 from model.train.losses.ldr import ldr
 from model.train.recipe import Recipe
+from model.train.resume import Position
 from model.train.train import build
+from model.variant import verify_variant
 from tests.golden import FAMILY, GOLDEN
 from tests.training import PHOTOS, tiny_recipe
 
@@ -71,6 +74,28 @@ def test_the_trained_adapters_serve_as_they_trained(tmp_path: Path, letter: str)
     served = pipe.decode(pipe.predict(pipe.encode(x)))
     assert (served - trained.clamp(-1, 1)).abs().max() <= 0.02  # adapters are stored in float16
     assert all(adapter.dtype == torch.float32 for adapter in omgsr.adapters().values())
+
+
+def test_a_trained_decoder_goes_into_a_base_of_the_variant_s_own(tmp_path: Path) -> None:
+    recipe = Recipe.model_validate(tiny_recipe(tmp_path, decoder_lr_factor=0.1))
+    omgsr = build(recipe, torch.device("cpu"))
+    omgsr.settle(recipe.mid_timestep or 0)
+    z = torch.randn(1, 4, 16, 16, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        before = omgsr.vae.decode(z)
+        for name, weight in omgsr.adapters().items():
+            if "decoder" in name:
+                weight.mul_(1.1)
+        after = omgsr.vae.decode(z)
+    export(recipe, omgsr, Position())
+    assert verify_variant(recipe.run) == []
+    served, other = OMGSRPipeline.from_variant(recipe.run), build(recipe, torch.device("cpu"))
+    with torch.no_grad():
+        assert (served.decode(z) - after.clamp(-1, 1)).abs().max() <= 1e-4
+        assert torch.equal(other.vae.decode(z), before)  # the recipe's base is as it was
+    assert (after - before).abs().max() > 0.01
+    export(recipe, other, Position())  # an export in place of an earlier one
+    assert (OMGSRPipeline.from_variant(recipe.run).decode(z) - before.clamp(-1, 1)).abs().max() <= 1e-4
 
 
 def test_adapters_of_another_rank_are_no_start(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ import asyncio
 import tempfile
 import time
 from collections import Counter
+from contextlib import AbstractContextManager
 from io import BytesIO
 from pathlib import Path
 
@@ -32,7 +33,7 @@ async def load(lasts_s: float) -> Table:
         ("transport", "images", "images/s", "p50 s", "p95 s", "p99 s", "answers"),
     )
     files = photos(40, (48, 128))
-    with tempfile.TemporaryDirectory(prefix="omgsr-") as state, running_service(Path(state), MINI) as service:
+    with tempfile.TemporaryDirectory(prefix="omgsr-") as state, _served(state) as service:
         limits = httpx.Limits(max_connections=CLIENTS)
         async with httpx.AsyncClient(base_url=service.url, limits=limits) as client:
             await closed_loop(rest(client, format="jpeg"), files, 4, 5)  # what a first request makes is made
@@ -67,10 +68,7 @@ async def overhead(lasts_s: float) -> Table:
     files = photos(1, (128, 128))
     bare = await asyncio.to_thread(_bare, files[0], lasts_s)
     table.rows.append(("bare pipeline, batches of 4", bare, "–"))
-    with (
-        tempfile.TemporaryDirectory(prefix="omgsr-") as state,
-        running_service(Path(state), MINI, OMGSR_MAX_BATCH=str(BATCH), OMGSR_THREADS="1") as service,
-    ):
+    with tempfile.TemporaryDirectory(prefix="omgsr-") as state, _served(state, OMGSR_THREADS="1") as service:
         async with httpx.AsyncClient(base_url=service.url) as client:
             send = rest(client, format="jpeg")
             await closed_loop(send, files, 2 * BATCH, 5)
@@ -79,6 +77,11 @@ async def overhead(lasts_s: float) -> Table:
             table.rows.append(("service, 12 clients", full.throughput, f"{100 * share:.1f} %"))
             table.claim(f"at saturation the service costs {100 * share:.1f} % (less than 8 %)", holds=share < 0.08)
     return table
+
+
+def _served(state: str, **settings: str) -> AbstractContextManager[Service]:
+    """With batches of BATCH, and the fastest backend, as by default: tests run without one."""
+    return running_service(Path(state), MINI, OMGSR_MAX_BATCH=str(BATCH), OMGSR_BACKEND="auto", **settings)
 
 
 def _bare(photo: bytes, lasts_s: float) -> float:

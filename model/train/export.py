@@ -4,8 +4,10 @@ import os
 import shutil
 from pathlib import Path
 
+from diffusers import AutoencoderKL
+
 from model.family import family_named
-from model.files import base_sha256, file_sha256
+from model.files import base_sha256, file_sha256, load_component
 from model.train.omgsr import Omgsr
 from model.train.recipe import Recipe
 from model.train.resume import Position
@@ -15,12 +17,16 @@ CARD = "README.md"
 
 
 def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
-    """Make `recipe.run` a variant; its base is a link, so that the folder serves where it lies."""
+    """Make `recipe.run` a variant, which serves where it lies. Its base is a link, or a copy with a trained decoder."""
     folder, fields = recipe.run, recipe.variant
     (folder / FILE).unlink(missing_ok=True)  # written last: a folder without it is no variant, an earlier one neither
     omgsr.save_adapters(folder)
     shutil.copyfile(recipe.prompt, folder / PROMPT)
-    _link(folder / "base", recipe.base)
+    base = folder / "base"
+    if recipe.optimization.decoder_lr_factor:
+        _own_base(base, recipe.base, omgsr)
+    else:
+        _link(base, recipe.base)
     tile = fields.native_size // 8
     variant = Variant(
         name=fields.name,
@@ -28,7 +34,7 @@ def export(recipe: Recipe, omgsr: Omgsr, position: Position) -> Variant:
         base=Base(
             id=recipe.base_id,
             revision=recipe.base_revision,
-            sha256=base_sha256(recipe.base, family_named(recipe.family).components),
+            sha256=base_sha256(base, family_named(recipe.family).components),
         ),
         mid_timestep=omgsr.mid_timestep,
         native_size=fields.native_size,
@@ -56,6 +62,7 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
         "base": f"`{variant.base.id}` {variant.base.revision}, sha256 {variant.base.sha256[:12]}…",
         "family": variant.family,
         "adapters": f"LoRA, rank {adapters.encoder_rank} (VAE's encoder) and {adapters.denoiser_rank} (denoiser)",
+        "decoder": "trained" if opt.decoder_lr_factor else "the base's",
         "mid-timestep": variant.mid_timestep,
         "prompt": variant.prompt.text or "empty",
         "data": f"{sources}, crops of {recipe.crop} px, Real-ESRGAN degradation",
@@ -79,6 +86,18 @@ def _backbones(recipe: Recipe) -> str:
         "gan": recipe.critic.kind if weights.gan else "",
     }
     return ", ".join(f"{kind} ({term})" for term, kind in judges.items() if kind) or "none"
+
+
+def _own_base(place: Path, base: Path, omgsr: Omgsr) -> None:
+    """A copy of `base` that has the decoder of `omgsr`."""
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    shutil.copytree(base, place)
+    autoencoder = load_component(AutoencoderKL, base / "vae")
+    trained, kept = omgsr.vae.autoencoder.state_dict(), autoencoder.state_dict()
+    autoencoder.load_state_dict({name: trained.get(name, tensor) for name, tensor in kept.items()})
+    autoencoder.save_pretrained(place / "vae")
 
 
 def _link(place: Path, base: Path) -> None:

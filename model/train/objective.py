@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.errors import ModelFilesError
 from model.train.losses.chunks import OverlapChunked
-from model.train.losses.deep_feature import DeepFeatureLoss
+from model.train.losses.deep_feature import DeepFeatureLoss, InPhases
 from model.train.losses.dino import DINOv2Maps, DINOv3ConvNextMaps
 from model.train.losses.gan import Discriminator
 from model.train.losses.ldr import ldr
@@ -70,7 +70,7 @@ def build_objective(weights: Weights, perceptual: Perceptual, signal_noise: tupl
 def build_perceptual(config: Perceptual) -> nn.Module:
     """OC-LPIPS of eq. 14, or the distance in its place."""
     if config.kind == "mobilenet":
-        return OverlapChunked(DeepFeatureLoss(config.mobilenet), config.chunk)
+        return InPhases(OverlapChunked(DeepFeatureLoss(config.mobilenet), config.chunk))
     lpips = LPIPS(required(config.vgg, "perceptual.vgg"), required(config.lpips, "perceptual.lpips"))
     return OverlapChunked(lpips, config.chunk)
 

@@ -70,7 +70,7 @@ class Omgsr(nn.Module):
         self.decodes, self.resting = True, False
 
     def adapters(self) -> dict[str, nn.Parameter]:
-        """The trained parameters, by name; the encoder's begin with ``vae.``."""
+        """The trained parameters, by name: the adapters', and the decoder's after `train_decoder`."""
         return {name: param for name, param in self.named_parameters() if param.requires_grad}
 
     def settle(self, mid_timestep: int) -> None:
@@ -105,6 +105,12 @@ class Omgsr(nn.Module):
         """Train the denoiser's adapter alone; LDR, which is about the encoder's, is a constant then."""
         self.resting = True
         self.encoder.requires_grad_(False)
+
+    def train_decoder(self) -> None:
+        """Train D too, which the paper freezes: a mini's base is young, and its decoder is what blurs."""
+        for part in (self.vae.autoencoder.post_quant_conv, self.vae.autoencoder.decoder):
+            if part is not None:
+                part.requires_grad_(True)
 
     def load_adapters(self, folder: Path) -> None:
         """Go on from the adapters of a variant. Raises ModelFilesError unless they fit, in rank and scale too."""

@@ -65,6 +65,11 @@ class Optimization(Strict):
     accumulate: PositiveInt = Field(default=4, description="micro-steps of one optimizer step")
     lr: PositiveFloat = Field(default=2e-5, description="peak learning rate")
     encoder_lr_factor: float = Field(default=1.0, ge=0, description="on lr for the encoder's adapter; 0: it rests")
+    decoder_lr_factor: float = Field(
+        default=0.0,
+        ge=0,
+        description="on lr for the decoder; 0: frozen, as in the paper; else the variant has its own base",
+    )
     betas: tuple[float, float] = (0.9, 0.999)
     weight_decay: float = Field(default=0.01, ge=0)
     warmup: int = Field(default=0, ge=0, description="steps of linear warm-up")
@@ -123,6 +128,8 @@ class Recipe(Strict):
     def _something_to_learn(self) -> Self:
         if not (self.weights.pixels or self.weights.latent):
             raise ValueError("weights: no term looks at what the denoiser makes (ldr does not), so it learns nothing")
+        if self.optimization.decoder_lr_factor and not self.weights.pixels:
+            raise ValueError("optimization.decoder_lr_factor: no term looks at pixels, so the decoder learns nothing")
         if self.crop % self.degradation.scale:
             raise ValueError(f"crop: must be a multiple of degradation.scale, {self.degradation.scale}")
         return self

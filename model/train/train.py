@@ -81,6 +81,8 @@ def build(recipe: Recipe, device: torch.device) -> Omgsr:
         omgsr.load_adapters(recipe.adapters.start)
     if not recipe.optimization.encoder_lr_factor:
         omgsr.rest_encoder()
+    if recipe.optimization.decoder_lr_factor:
+        omgsr.train_decoder()
     return omgsr
 
 

@@ -172,12 +172,14 @@ class Trainer:
                 signal.signal(number, handler)
 
 
-def generator_optimizer(opt: Optimization, adapters: Mapping[str, torch.nn.Parameter]) -> AdamW:
-    """AdamW over the adapters, the encoder's at its own rate."""
-    encoder = [param for name, param in adapters.items() if name.startswith("vae.")]
-    denoiser = [param for name, param in adapters.items() if not name.startswith("vae.")]
-    groups = [{"params": encoder, "lr": opt.lr * opt.encoder_lr_factor}, {"params": denoiser, "lr": opt.lr}]
-    return AdamW([group for group in groups if group["params"]], betas=opt.betas, weight_decay=opt.weight_decay)
+def generator_optimizer(opt: Optimization, trained: Mapping[str, torch.nn.Parameter]) -> AdamW:
+    """AdamW over what is trained: the adapters, the encoder's at its own rate, and the decoder where it is."""
+    factors = {"vae.autoencoder.encoder.": opt.encoder_lr_factor, "vae.": opt.decoder_lr_factor, "": 1.0}
+    parts: dict[str, list[torch.nn.Parameter]] = {prefix: [] for prefix in factors}
+    for name, param in trained.items():
+        parts[next(prefix for prefix in factors if name.startswith(prefix))].append(param)
+    groups = [{"params": params, "lr": opt.lr * factors[prefix]} for prefix, params in parts.items() if params]
+    return AdamW(groups, betas=opt.betas, weight_decay=opt.weight_decay)
 
 
 def learning_rate(opt: Optimization, step: int) -> float:

@@ -1,6 +1,5 @@
 """The device's memory: what there is, and what networks take of it while they run."""
 
-import ctypes
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -33,12 +32,6 @@ def free_bytes(device: torch.device) -> int:
     if device.type == "cuda":
         return int(0.9 * torch.cuda.mem_get_info(device)[0])
     return int(psutil.virtual_memory().available // 2)
-
-
-def give_back() -> None:
-    """Return to the system what glibc's heap keeps of freed tensors: after images of many sizes, gigabytes."""
-    if trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
-        trim(0)
 
 
 class Room:

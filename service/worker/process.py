@@ -25,10 +25,10 @@ from service.telemetry import DEAD, DEVICE_MEMORY, RETRIES, configure_logging
 from service.tracing import configure_tracing
 from service.worker.batching import Policy
 from service.worker.engine import Engine
+from service.worker.heap import give_back
 from service.worker.imaging import ImageWork
 from service.worker.jobs import QUEUE_PAUSE_S, Jobs
 from service.worker.listener import Health, listening
-from service.worker.memory import give_back
 from service.worker.served import Models
 
 RECLAIM_S = 1.0
