@@ -28,8 +28,8 @@ class DeepFeatureLoss(nn.Module):
 class InPhases(nn.Module):
     """``loss`` of images of which image i of [B,3,H,W] is rolled by (i mod 2, ⌊i/2⌋ mod 2) pixels.
 
-    The backbone's first layer takes every other pixel. Were all crops cut where the VAE's grid begins, some pixels would
-    count for less than their neighbours, always the same ones, and a decoder would learn to draw a hatch there.
+    The backbone's first layer takes every other pixel. Were all crops cut where the VAE's grid begins, some pixels
+    would always count for less than their neighbours, and a decoder would learn to draw a hatch there.
     """
 
     def __init__(self, loss: nn.Module) -> None:
