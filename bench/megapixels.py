@@ -1,10 +1,12 @@
 """Whether the cost of an image is linear in its pixels, and whether a very large one stays within its memory.
 
-    python -m bench.megapixels linear [--sides 1024 2048 4096] [--runs 1] [--out docs]
+    GLIBC_TUNABLES=glibc.malloc.hugetlb=1 \\
+        python -m bench.megapixels linear [--sides 1024 2048 4096] [--runs 1] [--out docs]
     python -m bench.megapixels large [--size 4096 3072] [--scale 2] [--limit-gb 16]
 
 `linear` runs photos to square images of the sides given, and tells apart what is linear in pixels (the VAE without its
 mid-block attention, resizing, colours), what is linear in tiles (the denoiser), and the attention, which is quadratic.
+Workers run with these huge pages; without them an image's new pages cost more the larger its maps are.
 `large` runs `omgsr upscale` in a process of its own that the kernel allows so much memory and no more.
 """
 
@@ -120,7 +122,7 @@ def linear(variant: Path, sides: Sequence[int], runs: int, out: Path | None) -> 
     costs = [min((cost(pipe, side) for _ in range(runs)), key=lambda each: each.whole) for side in sorted(sides)]
     table = Table(
         f"Cost by size ({variant.name}, {torch.get_num_threads()} threads, float32)",
-        f"python -m bench.megapixels linear --sides {' '.join(map(str, sides))} --runs {runs}",
+        f"{_tunables()}python -m bench.megapixels linear --sides {' '.join(map(str, sides))} --runs {runs}",
         (
             "output",
             "MP",
@@ -148,6 +150,11 @@ def linear(variant: Path, sides: Sequence[int], runs: int, out: Path | None) -> 
     if out:
         plot(costs, out / "megapixels.svg")
     return table
+
+
+def _tunables() -> str:
+    told = os.environ.get("GLIBC_TUNABLES")
+    return f"GLIBC_TUNABLES={told} " if told else ""
 
 
 def plot(costs: Sequence[Cost], path: Path) -> None:

@@ -21,6 +21,8 @@ class Networks:
     """Latents [B,C,h,w] → the prediction at the mid-timestep, same shape."""
     decode: Network
     """Scaled latents [B,C,h,w] → pixels [B,3,8h,8w] around [-1,1], not clamped."""
+    rest: Callable[[], None] = lambda: None
+    """Gives back the memory that runs leave behind for the next; on the thread that runs them."""
 
     def __getitem__(self, stage: Stage) -> Network:
         """The network of a stage."""

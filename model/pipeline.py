@@ -189,6 +189,10 @@ class OMGSRPipeline:
             deep=deep,
         )
 
+    def rest(self) -> None:
+        """Give back the memory that the networks keep between runs; the next one takes it again."""
+        self.networks.rest()
+
     @torch.no_grad()
     def execute(self, ops: Sequence[Op]) -> list[Tensor]:
         """Run ops of equal `key` as one batch."""

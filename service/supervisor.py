@@ -33,6 +33,8 @@ STEADY_S = 60.0
 BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)
 SAMPLE = BUNDLED_MODELS / "sample.jpg"
 
+HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
+"""For a worker: on a CPU a large image's maps are new pages by the hundred thousand, which cost as much as the sums."""
 _log = structlog.get_logger(__name__)
 _out = Console(highlight=False)
 
@@ -101,7 +103,8 @@ def serve(settings: Settings, *, workers: int, demo: bool) -> None:
         env = _environment(settings, settings.redis_url or (server.url if server else ""))
         # Stopped in the reverse order of this list: the API first, the queue's server last.
         children = [
-            Child(f"worker {number}", ["worker"], env | _worker_port(settings, number)) for number in range(workers)
+            Child(f"worker {number}", ["worker"], HUGE_PAGES | env | _worker_port(settings, number))
+            for number in range(workers)
         ]
         children.append(Child("api", ["api"], env))
         for child in children:

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import psutil
 import pytest
 import torch
 from structlog.testing import capture_logs
@@ -19,6 +20,7 @@ from model.networks import STAGES
 from model.transfer import download, upload
 from model.upscale import Decode, Encode, Op, Predict
 from service.settings import Settings
+from service.worker.heap import give_back
 from service.worker.variants import load_models
 from tests.golden import golden_pipeline
 
@@ -65,6 +67,18 @@ def test_openvino_gives_the_plain_output_at_any_size(pair: tuple[OMGSRPipeline, 
     latent = noise(plain.vae.latent_channels, height // 8, width // 8)
     for op in (Encode(noise(3, height, width)), Predict(latent), Decode(latent)):
         assert_same(fast.execute([op]), plain.execute([op]))
+
+
+def test_openvino_rests_without_what_a_large_image_took_and_goes_on() -> None:
+    fast = loaded("mini")
+    use_backend(fast, "openvino")
+    op, process = Decode(noise(fast.vae.latent_channels, 64, 128)), psutil.Process()
+    before = fast.execute([op])
+    taken = process.memory_info().rss
+    fast.rest()
+    give_back()
+    assert taken - process.memory_info().rss > 100e6
+    assert torch.equal(fast.execute([op])[0], before[0])
 
 
 @pytest.mark.parametrize("batch", [1, 3])

@@ -56,8 +56,14 @@ def image(tiles: int, counted: list[int] | None = None, side: int = 8) -> Image:
     return Image("m", works(tiles, side), EACH, (counted if counted is not None else []).append)
 
 
-def engine_of(device: Doubler, max_batch: int = 4, pixels: int = 1000, budget: int = 10**9) -> Engine:
-    return Engine({"m": device}, Policy(max_batch, 0.01), budget_bytes=budget, max_batch_pixels=pixels)
+def engine_of(
+    device: Doubler,
+    max_batch: int = 4,
+    pixels: int = 1000,
+    budget: int = 10**9,
+    rest: Callable[[], None] = lambda: None,
+) -> Engine:
+    return Engine({"m": device}, Policy(max_batch, 0.01), budget_bytes=budget, max_batch_pixels=pixels, rest=rest)
 
 
 @contextmanager
@@ -232,3 +238,24 @@ def test_batches_are_full_at_saturation_whatever_the_sizes() -> None:
     assert sum(sizes) == sum(each.tiles for each in begun)
     assert len(begun) == 40
     assert sum(sizes) / len(sizes) >= 0.8 * 8
+
+
+def test_a_device_without_work_rests_once_and_works_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("service.worker.engine.REST_S", 0.05)
+    rests, rested = list[str](), threading.Semaphore(0)
+
+    def rest() -> None:
+        rests.append(threading.current_thread().name)
+        rested.release()
+
+    device = Doubler()
+    engine = engine_of(device, rest=rest)
+    with running(engine):
+        assert rested.acquire(timeout=ENDS_S)
+        assert not rested.acquire(timeout=0.3)  # once is enough
+        worked = image(1)
+        engine.submit(worked, lambda: steps(1, 1))
+        assert float(worked.outcome.result(ENDS_S)) == 4
+        assert rested.acquire(timeout=ENDS_S)
+    assert len(rests) == 2
+    assert threading.current_thread().name not in rests  # no one else may touch what the device thread runs

@@ -21,7 +21,7 @@ from tests.running import Service, running_service
 MINI = Path(__file__).parents[2] / "model" / "weights" / "omgsr-s-mini"
 CLIENTS = 64
 BATCH = 4
-RESTED_S = 12
+RESTED_S = 35
 """By then an idle worker has given back what it needs no more."""
 
 

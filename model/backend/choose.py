@@ -81,7 +81,13 @@ def use_backend(pipe: OMGSRPipeline, wanted: str = AUTO, cache: Path | None = No
         raise NoBackend(f"no backend {wanted!r} here: {'; '.join(refused.values())} (or choose auto)")
     chosen = {stage: _fastest(found) if wanted == AUTO else wanted for stage, found in trials.items()}
     built[EAGER] = pipe.networks
-    fast = Networks(**{stage: built[name][stage] for stage, name in chosen.items()})
+    resting = [built[name].rest for name in set(chosen.values())]
+
+    def rest() -> None:
+        for each in resting:
+            each()
+
+    fast = Networks(**{stage: built[name][stage] for stage, name in chosen.items()}, rest=rest)
     pipe.networks = _whole(pipe, pipe.networks, fast)
     return Report(chosen, trials, refused)
 
@@ -95,7 +101,7 @@ def _whole(pipe: OMGSRPipeline, plain: Networks, fast: Networks) -> Networks:
     def decode(z: Tensor) -> Tensor:
         return (plain if pipe.vae.goes_in_strips(z.shape[-1] * LATENT, z.shape[-2] * LATENT) else fast).decode(z)
 
-    return Networks(encode, fast.predict, decode)
+    return Networks(encode, fast.predict, decode, fast.rest)
 
 
 def _build(name: str, pipe: OMGSRPipeline, tile: int, cache: Path | None) -> Networks:

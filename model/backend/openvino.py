@@ -42,7 +42,7 @@ def convert(pipe: OMGSRPipeline, tile: int, cache: Path | None) -> Networks:
         folder = cache and cache / "openvino" / f"{stage}-{_fingerprint(pipe, holder, sides)}"
         return _converted(core, module, example, sides, folder)
 
-    def half(stage: Stage, *shape: int, usual: int) -> Network:
+    def half(stage: Stage, *shape: int, usual: int) -> "Compiled":
         return Compiled(core, converted(stage, pipe.vae, *shape, sides=(-1, -1)), usual)
 
     usual = Compiled(core, converted("predict", pipe.denoiser.network, channels, tile, tile, sides=(tile, tile)))
@@ -52,7 +52,12 @@ def convert(pipe: OMGSRPipeline, tile: int, cache: Path | None) -> Networks:
 
     encode = half("encode", 3, height, width, usual=side)
     decode = half("decode", channels, height // LATENT, width // LATENT, usual=side // LATENT)
-    return Networks(encode, predict, decode)
+
+    def rest() -> None:
+        for each in (encode, usual, decode):
+            each.rest()
+
+    return Networks(encode, predict, decode, rest)
 
 
 class Compiled:
@@ -64,11 +69,12 @@ class Compiled:
 
     def __init__(self, core: openvino.Core, model: openvino.Model, usual: int | None = None) -> None:
         self._any = self._request(core, model)
-        self._usual = usual
+        self._usual, self._requests = usual, [self._any]
         if usual is not None:
             fixed = model.clone()
             fixed.reshape([1, model.input().partial_shape[1].get_length(), usual, usual])
             self._fixed = self._request(core, fixed)
+            self._requests.append(self._fixed)
 
     def __call__(self, batch: Tensor) -> Tensor:
         """[B,…] → [B,…]."""
@@ -78,6 +84,11 @@ class Compiled:
         request = self._fixed if item.shape[-2:] == (self._usual, self._usual) else self._any
         results = request.infer([item[None].contiguous().numpy()], share_inputs=True)
         return torch.from_numpy(results[0])
+
+    def rest(self) -> None:
+        """Give back the maps of the largest image so far, which are kept for the next: of 2 megapixels, a gigabyte."""
+        for request in self._requests:
+            request.get_compiled_model().release_memory()
 
     @staticmethod
     def _request(core: openvino.Core, model: openvino.Model) -> openvino.InferRequest:

@@ -18,6 +18,7 @@ from service.worker.execution import DeviceLost, run_batch, told
 from service.worker.image import Device, Image, ReadyOp, ready_ops
 from service.worker.shares import Shares
 
+REST_S = 30.0
 STARVED = 3
 """So many images in a row that ran out of memory alone: the memory is not theirs to be had, it has leaked."""
 
@@ -26,10 +27,17 @@ class Engine:
     """`expect` and `submit` from any thread; `run` is the device thread's whole life."""
 
     def __init__(
-        self, devices: Mapping[str, Device], policy: Policy, *, budget_bytes: int, max_batch_pixels: int
+        self,
+        devices: Mapping[str, Device],
+        policy: Policy,
+        *,
+        budget_bytes: int,
+        max_batch_pixels: int,
+        rest: Callable[[], None] = lambda: None,
     ) -> None:
         self._devices = devices
         self._policy = policy
+        self._rest, self._rested = rest, False
         self._budget = budget_bytes
         self._max_batch_pixels = max_batch_pixels
         self._inbox: SimpleQueue[Image | None] = SimpleQueue()
@@ -92,13 +100,24 @@ class Engine:
             now=time.monotonic(),
         )
         if not choice.batch:
-            self._take_in(until=choice.look_again)
+            self._wait(choice.look_again)
             return
+        self._rested = False
         self._shares.turn(choice.batch[0].client)
         taken = set(map(id, choice.batch))
         self._ready = [ready for ready in self._ready if id(ready) not in taken]
         for ready, result in zip(choice.batch, self._execute(choice.batch), strict=True):
             self._receive(ready, result)
+
+    def _wait(self, until: float | None) -> None:
+        """For what comes. After REST_S without work, `rest`: between two requests it would only cost time."""
+        if self._images or self._rested:
+            self._take_in(until=until)
+            return
+        self._take_in(until=time.monotonic() + REST_S)
+        if not self._images and not self._stopped:
+            self._rest()
+            self._rested = True
 
     def _put(self, image: Image) -> None:
         self._inbox.put(image)

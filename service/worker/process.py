@@ -33,7 +33,6 @@ from service.worker.served import Models
 
 RECLAIM_S = 1.0
 SWEEP_S = 5.0
-REST_S = 5.0
 WATCH_S = 1.0
 WITHDRAW_S = 2.0
 END_S = 0.5
@@ -65,6 +64,7 @@ class Worker:
             Policy(settings.max_batch, settings.max_wait_ms / 1000),
             budget_bytes=models.budget_bytes,
             max_batch_pixels=settings.max_batch_pixels,
+            rest=self._rest,
         )
         self._pool = ThreadPoolExecutor(max_workers=max(2, os.cpu_count() or 2), thread_name_prefix="files")
         self._jobs = Jobs(queue, ImageWork(settings, models, self._blobs, self._engine, self._pool), settings.max_batch)
@@ -72,8 +72,6 @@ class Worker:
         self._well = asyncio.Event()
         self._well.set()
         self._seen = "0"
-        self._worked_at: float | None = None
-        """When it was last seen to work; None once it has given memory back."""
         self._others = 0
         """Workers alive beside this one."""
         DEVICE_MEMORY.labels("budget").set(models.budget_bytes)
@@ -90,7 +88,6 @@ class Worker:
             asyncio.create_task(self._every(beat, self._renew)),
             asyncio.create_task(self._every(min(WATCH_S, self._settings.watchdog_s / 4), self._watch)),
             asyncio.create_task(self._every(min(RECLAIM_S, beat), self._reclaim)),
-            asyncio.create_task(self._every(REST_S, self._rest)),
             asyncio.create_task(self._every(min(SWEEP_S, self._settings.result_ttl_s), self._sweep)),
         ]
         stopping = asyncio.create_task(stop.wait())
@@ -190,13 +187,11 @@ class Worker:
             if count:
                 _log.info("files of forgotten jobs removed", jobs=count)
 
-    async def _rest(self) -> None:
-        """Give memory back after REST_S without work: between two requests it would be asked for again at once."""
-        if self._jobs.held:
-            self._worked_at = time.monotonic()
-        elif self._worked_at is not None and time.monotonic() - self._worked_at >= REST_S:
-            self._worked_at = None
-            await asyncio.to_thread(give_back)
+    def _rest(self) -> None:
+        """On the device thread, after a while without work."""
+        for each in self._models.served.values():
+            each.pipe.rest()
+        give_back()
 
     async def _device(self) -> None:
         """The device thread, as a task that ends with it."""

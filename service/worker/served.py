@@ -35,6 +35,10 @@ class Pipeline(Protocol):
         """The results of ops of equal key, run as one batch, in their order."""
         ...
 
+    def rest(self) -> None:
+        """Give back the memory that is kept from one batch for the next."""
+        ...
+
 
 @dataclass(frozen=True)
 class Served:
