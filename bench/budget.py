@@ -139,7 +139,7 @@ def _native(variant: str) -> int:
 
 def _of_variant(variant: str, left: int) -> tuple[str, str, str, str]:
     found, geometry = counted(variant), GEOMETRIES[variant]
-    each = allow_strips(found.pipe.vae, found.each, left)
+    each = allow_strips(found.pipe.vae, found.each, left, compiled=True)
     planned = works((geometry.process_size,) * 2, 1, geometry)
     at_once = []
     for work in planned[1:]:

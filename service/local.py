@@ -14,12 +14,9 @@ from service.errors import TooManyBytes
 from service.job import UpscaleOptions
 from service.limits import check_result
 from service.settings import Settings
-from service.worker.memory import allow_strips, free_bytes
+from service.worker.memory import STRIPS_PAY, allow_strips, free_bytes
 from service.worker.pixels import to_picture, to_tensor
 from service.worker.warm_up import measure
-
-LARGE_PIXELS = 4_194_304
-"""From here on it is worth the time of one small image to know how much memory a pixel takes."""
 
 
 def upscale_file(
@@ -31,15 +28,16 @@ def upscale_file(
 ) -> None:
     """Upscale one file; `on_tile` is told the tiles done and those in all. The result appears whole or not at all.
 
-    One that is too large for the memory goes through the VAE in strips: the same image, in more time.
+    A large one may go through the VAE in strips: the same image in less memory.
     """
     if (length := errand.source.stat().st_size) > settings.max_upload_bytes:
         raise TooManyBytes(f"The file has {length:,} bytes, beyond {settings.max_upload_bytes:,}.")
     picture = images.decode(errand.source.read_bytes(), max_pixels=settings.max_input_pixels)
     size = (picture.width, picture.height)
     check_result(size, options.scale, options.format, pipe.geometry.process_size, settings.max_output_pixels)
-    if size[0] * size[1] * options.scale**2 > LARGE_PIXELS and pipe.vae.whole_pixels is None:
-        allow_strips(pipe.vae, measure(pipe).each, settings.max_device_bytes or free_bytes(pipe.device))
+    if size[0] * size[1] * options.scale**2 > STRIPS_PAY and pipe.vae.whole_pixels is None:
+        free = settings.max_device_bytes or free_bytes(pipe.device)
+        allow_strips(pipe.vae, measure(pipe).each, free, compiled=False)
     done, total = 0, tile_count(size, options.scale, pipe.geometry)
 
     def execute(ops: Sequence[Op]) -> list[Tensor]:

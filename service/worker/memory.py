@@ -21,6 +21,8 @@ MARGIN = 1.25
 """Allocators round up and leave gaps."""
 WHOLE_SHARE = 0.75
 """Of the free memory: the rest is for what images hold, and for what of strips grows with the image."""
+STRIPS_PAY = 2**21
+"""Pixels beyond which torch on a CPU is faster in strips: smaller maps stay in caches, and in memory that is there."""
 ADVICE = "Serve fewer models, raise OMGSR_MAX_DEVICE_BYTES, or use a device with more memory."
 
 
@@ -67,16 +69,20 @@ def _mib(count: int) -> str:
     return f"{count / 2**20:,.0f} MiB"
 
 
-def allow_strips(vae: VAE, each: BytesPerPixel, free: int) -> BytesPerPixel:
+def allow_strips(vae: VAE, each: BytesPerPixel, free: int, *, compiled: bool) -> BytesPerPixel:
     """Let images whose VAE would take more than WHOLE_SHARE of `free` go through it in strips, and say what that takes.
 
+    `compiled`: a backend runs the VAE, faster than torch does in strips; a CPU without one has them from STRIPS_PAY on.
     Maps of strips lie in host memory; where the device is the CPU, that is the device's own.
     """
     network, side = network_of(vae.autoencoder), 8192
+    on_cpu = vae.autoencoder.device.type == "cpu"
     striped = network.attention_bytes(side, side, side // 32)
-    if vae.autoencoder.device.type == "cpu":
+    if on_cpu:
         striped += host_bytes(network, side, side, side // 32)
     vae.whole_pixels = int(WHOLE_SHARE * free / max(each.encode, each.decode))
+    if on_cpu and not compiled:
+        vae.whole_pixels = min(vae.whole_pixels, STRIPS_PAY)
     return replace(each, whole_pixels=vae.whole_pixels, striped=striped / side**2)
 
 

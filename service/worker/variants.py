@@ -68,7 +68,7 @@ def load_models(settings: Settings) -> Models:
     served = {}
     for name, pipe in pipes.items():
         with _refusals(name, device):
-            _accelerate(name, pipe, settings, room)
+            compiled = _accelerate(name, pipe, settings, room)
             room.check_native(name, pipe.geometry, found[name].each)
             seconds = warm_up(
                 pipe,
@@ -77,7 +77,7 @@ def load_models(settings: Settings) -> Models:
                 max_pixels=settings.max_batch_pixels,
                 free_bytes=room.left,
             )
-        each = allow_strips(pipe.vae, found[name].each, room.left)
+        each = allow_strips(pipe.vae, found[name].each, room.left, compiled=compiled)
         served[name] = Served(info(pipe), pipe, each, seconds)
         _log.info("model ready", model=name, device=str(device), seconds_per_megapixel=round(seconds, 4))
     return Models(served, room.left, budget - room.left)
@@ -97,8 +97,11 @@ def _refusals(name: str, device: torch.device) -> Iterator[None]:
         ) from error
 
 
-def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) -> None:
-    """Put the networks on the backend of the settings. OpenVINO keeps its own copy of the weights, if there is room."""
+def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) -> bool:
+    """Put the networks on the backend of the settings; whether it runs the VAE.
+
+    OpenVINO keeps its own copy of the weights, if there is room.
+    """
     wanted: str = settings.backend
     copy = weight_bytes([pipe.vae, pipe.denoiser.network])
     if wanted == AUTO and pipe.device.type == "cpu" and copy > room.left:
@@ -108,6 +111,7 @@ def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) 
     _tell(name, report)
     if OPENVINO in report.backends:
         room.settle(name, copy)
+    return report.chosen["decode"] != EAGER
 
 
 def _tell(name: str, report: Report) -> None:
