@@ -81,6 +81,19 @@ def test_openvino_rests_without_what_a_large_image_took_and_goes_on() -> None:
     assert torch.equal(fast.execute([op])[0], before[0])
 
 
+def test_openvino_keeps_nothing_for_each_size_of_image_that_it_has_seen() -> None:
+    fast, process = loaded("mini"), psutil.Process()
+    use_backend(fast, "openvino")
+    taken = list[int]()
+    for sizes in (range(8, 20), range(20, 80)):
+        for width in sizes:
+            fast.execute([Decode(noise(fast.vae.latent_channels, 4, width))])
+        fast.rest()
+        give_back()
+        taken.append(process.memory_info().rss)
+    assert taken[1] - taken[0] < 80e6  # a cache of kernels has 2 MB more for each
+
+
 @pytest.mark.parametrize("batch", [1, 3])
 def test_openvino_gives_the_plain_output_in_batches(pair: tuple[OMGSRPipeline, OMGSRPipeline], batch: int) -> None:
     plain, fast = pair
