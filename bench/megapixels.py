@@ -166,9 +166,10 @@ def plot(costs: Sequence[Cost], path: Path) -> None:
     by_pixels.plot(megapixels, [each.per_megapixel for each in costs], marker="o")
     by_pixels.set(title="VAE without attention, colours", ylabel="seconds per megapixel")
     by_tiles.plot(megapixels, [each.per_tile for each in costs], marker="o", color="tab:orange")
-    by_tiles.set(title="denoiser", ylabel="seconds per tile")
+    by_tiles.set(title="denoiser, by number of tiles", ylabel="seconds per tile")
     for each in costs:
-        by_tiles.annotate(f"{each.tiles} tiles", (each.megapixels, each.per_tile), ha="center", va="bottom")
+        place = {"xytext": (0, -8), "textcoords": "offset points", "ha": "center", "va": "top"}
+        by_tiles.annotate(str(each.tiles), (each.megapixels, each.per_tile), **place)
     by_square.plot(megapixels, [each.attention for each in costs], marker="o", color="tab:green", label="measured")
     first = costs[0].attention / megapixels[0] ** 2
     by_square.plot(megapixels, [first * x**2 for x in megapixels], linestyle=":", color="grey", label="quadratic")
@@ -180,7 +181,7 @@ def plot(costs: Sequence[Cost], path: Path) -> None:
         axes.minorticks_off()
         axes.grid(alpha=0.3)
     for axes in (by_pixels, by_tiles):
-        axes.set_ylim(bottom=0)
+        axes.set_ylim(0, 1.2 * axes.get_ylim()[1])
     figure.savefig(path)
 
 
