@@ -7,7 +7,6 @@ import random
 import signal
 import socket
 import threading
-import time
 from collections.abc import Awaitable, Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -130,7 +129,6 @@ class Worker:
             async with self._leasing:
                 leased = await self._queue.lease(names, self.name, 1, but=but)
                 for each in leased:
-                    self._worked_at = time.monotonic()
                     self._jobs.start(each)
         if not leased:
             await news.wait()
