@@ -97,7 +97,7 @@ RUN --mount=type=secret,id=ca_bundle --mount=type=bind,from=wheels,target=/wheel
     if [ -s "$CA_BUNDLE" ]; then export PIP_CERT="$CA_BUNDLE"; fi; \
     pip install --require-hashes --requirement /requirements.lock
 RUN --mount=type=bind,from=package,source=/dist,target=/dist pip install --no-cache-dir --no-deps --no-index /dist/*.whl
-# Huge pages for the maps of large images: on a CPU up to 1.8 times as fast (docs/performance.md).
+# Huge pages for the maps of large images: on a CPU 1.1 to 1.3 times as fast (docs/performance.md).
 ENV NVIDIA_DRIVER_CAPABILITIES=compute,utility \
     GLIBC_TUNABLES=glibc.malloc.hugetlb=1
 USER 10001:10001
