@@ -34,7 +34,7 @@ BACKOFF_S = (0.2, 1.0, 5.0, 15.0, 30.0)
 SAMPLE = BUNDLED_MODELS / "sample.jpg"
 
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
-"""For a worker: on a CPU a large image's maps are new pages by the hundred thousand, which cost as much as the sums."""
+"""For a worker: on a CPU a large image's maps are new pages by the hundred thousand, which the kernel has to blank."""
 _log = structlog.get_logger(__name__)
 _out = Console(highlight=False)
 

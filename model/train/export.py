@@ -90,14 +90,17 @@ def _backbones(recipe: Recipe) -> str:
 
 def _own_base(place: Path, base: Path, omgsr: Omgsr) -> None:
     """A copy of `base` that has the decoder of `omgsr`."""
-    if place.is_symlink():
-        place.unlink()
-    shutil.rmtree(place, ignore_errors=True)
-    shutil.copytree(base, place)
+    partial = place.with_suffix(".partial")
+    shutil.rmtree(partial, ignore_errors=True)
+    shutil.copytree(base, partial)
     autoencoder = load_component(AutoencoderKL, base / "vae")
     trained, kept = omgsr.vae.autoencoder.state_dict(), autoencoder.state_dict()
     autoencoder.load_state_dict({name: trained.get(name, tensor) for name, tensor in kept.items()})
-    autoencoder.save_pretrained(place / "vae")
+    autoencoder.save_pretrained(partial / "vae")
+    if place.is_symlink():
+        place.unlink()
+    shutil.rmtree(place, ignore_errors=True)
+    partial.rename(place)
 
 
 def _link(place: Path, base: Path) -> None:
