@@ -5,6 +5,7 @@ of two levels are common, and floats round them either way; whole numbers do not
 """
 
 import math
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -38,6 +39,7 @@ def _weigh(levels: Tensor, taps: Tensor, units: Tensor) -> Tensor:
     return total.bitwise_right_shift_(UNIT_BITS).clamp_(0, 255).to(torch.uint8)
 
 
+@lru_cache(maxsize=64)
 def _taps(n: int, length: int, device: torch.device) -> tuple[Tensor, Tensor]:
     """Which of `n` pixels make each of `length`, and how much of each in units: both [taps,length].
 

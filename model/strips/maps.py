@@ -1,6 +1,9 @@
 """A feature map that lies in host memory and visits the device strip by strip."""
 
+import math
+import mmap
 from collections.abc import Callable
+from contextlib import suppress
 
 import torch
 from torch import Tensor
@@ -9,6 +12,23 @@ from model.strips.moments import Moments
 
 Host = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """Allocates a contiguous tensor, not initialised, in host memory."""
+
+
+def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Memory that a GPU copies from and to while it computes."""
+    return torch.empty(shape, dtype=dtype, pin_memory=True)
+
+
+def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Pages of its own, huge ones where the kernel has them; zeros.
+
+    Not from the heap: strips of one layer die while those of the next are made, and the holes that they leave there
+    took 16 GB and more for an image whose maps take 11.
+    """
+    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    with suppress(AttributeError, OSError):  # not Linux, or a kernel without them
+        pages.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class Map:

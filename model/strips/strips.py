@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from model.fold.blocks import Upsample
 from model.strips.attention import attend
 from model.strips.layers import Layer, layer_of
-from model.strips.maps import Host, Map
+from model.strips.maps import Host, Map, mapped, pinned
 from model.strips.memory import Network
 from model.strips.moments import Moments
 
@@ -38,7 +38,7 @@ class Strips:
     """
 
     def __init__(self, autoencoder: AutoencoderKL, rows: int, host: Host | None = None) -> None:
-        """`rows`: a multiple of the pixels per latent. `host` allocates the maps (default: plain or pinned memory).
+        """`rows`: a multiple of the pixels per latent. `host` allocates the maps (default: `pinned` or `mapped`).
 
         Raises ValueError for other rows, and for an autoencoder that strips would not reproduce.
         """
@@ -52,10 +52,7 @@ class Strips:
         self._rows = rows
         self._dtype: torch.dtype = autoencoder.dtype
         self._device: torch.device = autoencoder.device
-        self._host = host or self._memory
-
-    def _memory(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-        return torch.empty(shape, dtype=dtype, pin_memory=self._device.type == "cuda")
+        self._host = host or (pinned if self._device.type == "cuda" else mapped)
 
     @torch.no_grad()
     def encode_mode(self, x: Tensor) -> Tensor:
