@@ -3,6 +3,9 @@ PYTHON ?= python3
 # The CUDA build on a GPU node, the CPU build where your package index or wheel folder offers one.
 TORCH  ?= torch==2.13.0
 SOAK   := tests/test_chaos.py tests/test_leaks.py tests/test_queue_model.py tests/test_rest_fuzz.py tests/test_grpc_fuzz.py tests/test_grpc_flow.py tests/test_two_k.py
+# Files of tests in one process, in this order: xdist knows the fuzzing's tests, nine of one name, as one; and a process that
+# went on to other tests after OpenVINO and dynamo died in native code.
+APART  := tests/test_rest_fuzz.py tests/test_backends.py
 # Files of tests that run side by side.
 JOBS   ?= 2
 # What `make release` builds beside the wheel: services of docker-compose.yml, or nothing (IMAGES=).
@@ -11,19 +14,19 @@ VENV   := .venv
 BIN    := $(VENV)/bin
 READY  := $(VENV)/.installed
 
-.PHONY: serve test test-all test-backends soak smoke check format lock proto release clean
+.PHONY: serve test test-all test-apart soak smoke check format lock proto release clean
 
 serve: $(READY)  ## start everything on 127.0.0.1 and upscale the sample photo
 	$(BIN)/omgsr serve --demo
 
 test: $(READY)  ## prove behaviour on real processes
-	$(MAKE) --jobs=2 test-all $(if $(ARGS),,test-backends)
+	$(MAKE) --jobs=2 test-all $(if $(ARGS),,test-apart)
 
 test-all: $(READY)
-	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(or $(ARGS),--ignore tests/test_backends.py)
+	$(BIN)/python -m pytest --numprocesses $(JOBS) --dist loadfile $(or $(ARGS),$(APART:%=--ignore %))
 
-test-backends: $(READY)  # OpenVINO and dynamo in a process of their own: one that went on to other tests died in native code
-	$(BIN)/python -m pytest tests/test_backends.py
+test-apart: $(READY)
+	$(BIN)/python -m pytest $(APART)
 
 soak: $(READY)  ## the long forms: faults, leaks, fuzzing at their full counts, then docs/service-figures.md
 	OMGSR_SOAK=1 $(BIN)/python -m pytest $(SOAK)

@@ -1,4 +1,7 @@
-"""Requests made from our own OpenAPI document, and damaged ones: no 5xx but 503, no crash, and the document is true."""
+"""Requests made from our own OpenAPI document, and damaged ones: no 5xx but 503, no crash, and the document is true.
+
+In one process: the document's operations are tests of one name, of which xdist would run but one.
+"""
 
 import asyncio
 import itertools
@@ -95,6 +98,8 @@ made: list[str] = []
 turns = itertools.count()
 sent: list[int] = []
 """The answers' codes."""
+tried: set[str] = set()
+"""Operations of the document."""
 
 
 @DOCUMENT.parametrize()
@@ -102,6 +107,7 @@ sent: list[int] = []
 def test_what_the_document_allows_and_what_it_does_not(api: LoneApi, case: Case):
     if "job_id" in case.path_parameters and made and next(turns) % 2:
         case.path_parameters["job_id"] = made[-1]
+    tried.add(case.operation.label)
     answer = case.call(base_url=api.url, timeout=60)
     made.extend(answer.headers.get("x-job-id", []))
     check(answer)
@@ -127,4 +133,5 @@ def test_damaged_images_with_any_options(api: LoneApi, data: bytes, cut: int, op
 
 def test_as_much_was_tried_as_is_said():
     assert len(sent) >= times(20_000, 250)
+    assert tried == {each.ok().label for each in DOCUMENT.get_all_operations()}
     assert {200, 400, 404, 405, 415, 422} <= set(sent)

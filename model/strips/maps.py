@@ -20,12 +20,16 @@ def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
 
 
 def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Pages of its own, huge ones where the kernel has them; zeros.
+    """Pages of its own, huge ones where the kernel has them. Raises MemoryError where there are no more.
 
     Not from the heap: strips of one layer die while those of the next are made, and the holes that they leave there
     took 16 GB and more for an image whose maps take 11.
     """
-    pages = mmap.mmap(-1, math.prod(shape) * dtype.itemsize, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    size = math.prod(shape) * dtype.itemsize
+    try:
+        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    except OSError as error:
+        raise MemoryError(f"there are no {size / 2**20:,.0f} MiB of memory left for a part of the image") from error
     with suppress(AttributeError, OSError):  # not Linux, or a kernel without them
         pages.madvise(mmap.MADV_HUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(shape)
