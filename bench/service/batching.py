@@ -76,7 +76,7 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
     table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
     wait = _wait(seen)
     table.claim(
-        f"at 0.7 load p99 of a request's whole time but for three full batches, {wait:.3f} s, is within {WAIT_S:g} s too",
+        f"at 0.7 load p99 of a request's time but for three full batches, {wait:.3f} s, is within {WAIT_S:g} s too",
         holds=wait <= WAIT_S,
     )
     table.claim(
