@@ -59,26 +59,21 @@ def test_a_batch_waits_only_for_a_larger_one_that_can_come(waiting: int, coming:
     assert choice.look_again == (None if taken else NOW + POLICY.max_wait_s)
 
 
-def test_tiles_give_way_to_what_fills_their_batch_but_not_to_lower_priority() -> None:
-    tile, photo, seven = ready("tiles"), ready("photo", Stage.ENCODE), {"tiles": 7}
-    assert choose([tile, photo], coming=seven).batch == [photo]
-    assert choose([tile, photo], coming=seven | {"photo": 1}).batch == [photo]
-    full = [ready("tiles", age=1.0) for _ in range(8)]
-    assert choose([*full, photo], coming=seven).batch == full
+def test_a_batch_that_could_grow_gives_way_to_what_makes_it_grow_but_not_to_lower_priority_or_to_newcomers() -> None:
+    tile, photo = ready("tiles"), ready("photo", Stage.ENCODE)
+    assert choose([tile, photo], coming={"tiles": 1}).batch == [photo]
+    assert choose([tile, photo], coming={"tiles": 1, "photo": 1}).batch == [photo]
+    assert choose([tile, ready("photo", Stage.ENCODE, age=0.1)], coming={"tiles": 1}).batch == [tile]
+    newer = ready("photo", Stage.ENCODE, age=0.1)
+    assert choose([tile, newer], coming={"tiles": 7}).batch == [newer]
+    assert choose([tile, photo]).batch == [tile]
     urgent = ready("tiles", priority=1)
-    assert choose([urgent, photo], coming=seven).batch == [urgent]
-    late = ready("tiles", age=PATIENCE_S + 0.1)
-    assert choose([late, photo], coming=seven).batch == [late]
-
-
-@pytest.mark.parametrize("coming", [{}, {"tiles": 6}, {"photo": 20}])
-def test_for_less_than_a_full_batch_nothing_gives_way(coming: dict[str, int]) -> None:
-    tile, photo = ready("tiles", age=0.0), ready("photo", Stage.ENCODE, age=1.0)
-    assert choose([tile, photo], coming=coming).batch == [tile]
+    assert choose([urgent, photo], coming={"tiles": 1}).batch == [urgent]
 
 
 def test_an_image_that_could_leave_does_not_wait_for_others() -> None:
-    decode, tile = ready("out", Stage.DECODE, age=0.0), ready("tiles")
+    decode, tile = ready("out", Stage.DECODE), ready("tiles", age=1.0)
+    assert choose([decode, tile], coming={"out": 1}).batch == [decode]
     assert choose([decode, tile], coming={"out": 7}).batch == [decode]
 
 

@@ -96,9 +96,9 @@ def test_tiles_of_strangers_share_batches_and_each_gets_its_own_results() -> Non
 
 def test_an_encode_counts_its_pixels_and_a_decode_those_it_will_make() -> None:
     device = Doubler()
-    finish(engine_of(device, pixels=8 * 8), *((image(1), value, 1) for value in range(6)))
-    assert device.batches.count((Encode, 1)) == device.batches.count((Decode, 1)) == 6
-    assert device.batches.count((Predict, 4)) == 1
+    finish(engine_of(device, pixels=8 * 8), (image(1), 1, 1), (image(1), 5, 1))
+    assert device.batches.count((Encode, 1)) == device.batches.count((Decode, 1)) == 2
+    assert device.batches.count((Predict, 2)) == 1
 
 
 def test_a_batch_waits_a_moment_for_an_image_whose_file_is_still_read_and_no_longer() -> None:
@@ -215,16 +215,13 @@ def test_a_client_with_one_image_does_not_wait_for_all_of_another_s() -> None:
 
 
 def test_batches_are_full_at_saturation_whatever_the_sizes() -> None:
-    """Images of forty sizes and one to three tiles; while there are more, sixteen tiles are in hand, as in a worker."""
+    """Images of forty sizes and one to three tiles; sixteen tiles are in hand at any time, as a worker holds them."""
     device = Doubler()
     engine = engine_of(device, max_batch=8, pixels=10**6)
     waiting = [image(1 + number % 3, side=64 + 8 * number) for number in range(40)]
     begun: list[Image] = []
-    last_fed = 0
 
     def feed() -> None:
-        nonlocal last_fed
-        last_fed = len(device.batches) if waiting else last_fed
         in_hand = [each for each in begun if not each.outcome.done()]
         while waiting and sum(each.tiles - each.tiles_done for each in in_hand) < 16:
             each = waiting.pop(0)
@@ -237,11 +234,10 @@ def test_batches_are_full_at_saturation_whatever_the_sizes() -> None:
     with running(engine):
         while waiting or not all(each.outcome.done() for each in begun):
             begun[-1].outcome.result(ENDS_S)
-    assert sum(size for kind, size in device.batches if kind is Predict) == sum(each.tiles for each in begun)
+    sizes = [size for kind, size in device.batches if kind is Predict]
+    assert sum(sizes) == sum(each.tiles for each in begun)
     assert len(begun) == 40
-    sizes = [size for kind, size in device.batches[:last_fed] if kind is Predict]
-    assert len(sizes) >= 7
-    assert sum(sizes) / len(sizes) >= 0.95 * 8
+    assert sum(sizes) / len(sizes) >= 0.8 * 8
 
 
 def test_a_device_without_work_rests_once_and_works_again(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -90,7 +90,7 @@ def _backbones(recipe: Recipe) -> str:
 
 def _own_base(place: Path, base: Path, omgsr: Omgsr) -> None:
     """A copy of `base` that has the decoder of `omgsr`."""
-    partial = place.with_suffix(".partial")
+    partial = place.with_name(f"{place.name}.partial")
     shutil.rmtree(partial, ignore_errors=True)
     shutil.copytree(base, partial)
     autoencoder = load_component(AutoencoderKL, base / "vae")

@@ -63,13 +63,12 @@ class Choice(Generic[R]):
 
 @dataclass(frozen=True)
 class _Candidate(Generic[R]):
-    """The batch that a group would make now."""
+    """The batch that a group would make now, and whether it could be a larger one soon."""
 
     batch: Sequence[R]
     grows: bool
-    """It could be a larger one soon."""
-    gives_way: bool
-    """It could be a full one soon, of tiles."""
+    fills: bool
+    """Up to the largest size that it may have."""
 
     @property
     def first(self) -> R:
@@ -94,13 +93,16 @@ def pick(
 
     The ops of `crowding` clients, who have much in hand, come after those of the others, unless of higher priority.
 
-    Tiles that do not fill a batch, but would with those that are `coming` (a number for each group), give way to other
-    work of no less right: it brings them. Photos of many sizes share no other batches. Nothing else gives way, and
-    tiles only for a full batch: it lengthens everyone's wait. Only where nothing else is ready the device waits for
-    what is coming, at most `max_wait_s` from when the batch's oldest op became ready.
+    Tiles that could become a larger batch by ops that are `coming` (a number for each group) give way to other work of
+    no less right: it brings them, and the device is not idle meanwhile. Where the batch would not be full even then,
+    they do so only to work that has waited longer, or is of a client less served: newcomers make no one wait. Encodes
+    and Decodes give way to nothing: what one size saves by it does not make up for the wait, and others share no batch.
+    Only where nothing else is ready the device waits for what is coming, at most `max_wait_s` from when the batch's
+    oldest op became ready.
 
     Batches take at most `free_bytes`; an op that alone takes more is passed over.
     """
+
     calm = max((op.priority for op in ready if op.client not in crowding), default=None)
 
     def gives_way(op: R) -> bool:
@@ -126,13 +128,21 @@ def pick(
     if len(candidates) == 1 and peers[0].grows:
         enough = peers[0].since + policy.max_wait_s
         return Choice(look_again=enough) if now < enough else Choice(peers[0].batch)
-    return Choice(_among(peers))
+    return Choice(_among(peers, used))
 
 
-def _among(peers: Sequence[_Candidate[R]]) -> Sequence[R]:
+def _among(peers: Sequence[_Candidate[R]], used: Mapping[str, float]) -> Sequence[R]:
     """The batch of the first that does not give way; if all do, of the last stage: it brings the most to the others."""
-    at_once = (each for each in peers if not each.gives_way)
-    return next(at_once, max(peers, key=lambda each: each.first.stage)).batch
+
+    def turn(candidate: _Candidate[R]) -> tuple[float, float]:
+        return used.get(candidate.first.client, 0.0), candidate.since
+
+    for each in peers:
+        older = any(turn(other) <= turn(each) for other in peers if other is not each)
+        tiles = each.first.stage is Stage.PREDICT
+        if not (tiles and (each.fills or (each.grows and older))):
+            return each.batch
+    return max(peers, key=lambda each: each.first.stage).batch
 
 
 def _candidate(ops: Sequence[R], policy: Policy, free_bytes: int, coming: int, now: float) -> _Candidate[R]:
@@ -140,8 +150,4 @@ def _candidate(ops: Sequence[R], policy: Policy, free_bytes: int, coming: int, n
     room = min(policy.max_batch, first.most, free_bytes // first.bytes if first.bytes else policy.max_batch)
     full, size = (next(size for size in BATCH_SIZES if size <= most) for most in (room, min(room, len(ops))))
     patient, soon = now - first.since <= PATIENCE_S, len(ops) + coming
-    return _Candidate(
-        ops[:size],
-        grows=patient and 2 * size <= min(full, soon),
-        gives_way=patient and first.stage is Stage.PREDICT and size < full <= soon,
-    )
+    return _Candidate(ops[:size], grows=patient and 2 * size <= min(full, soon), fills=patient and size < full <= soon)
