@@ -35,7 +35,7 @@ from model import OMGSRPipeline
 from model.pipeline import MAX_BATCH, to_pixels
 from model.plan import tile_count
 from model.upscale import Op, Predict, drive
-from service.worker.memory import STRIP_SHARE, STRIPS_PAY
+from service.worker.memory import STRIPS_PAY
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT / "model" / "weights" / "omgsr-s-mini"
@@ -119,7 +119,7 @@ def _peak_gb(whose: int = resource.RUSAGE_SELF) -> float:
 
 def linear(variant: Path, sides: Sequence[int], runs: int, out: Path | None) -> Table:
     pipe = OMGSRPipeline.from_variant(variant, dtype=torch.float32, fold=True)
-    pipe.vae.whole_pixels, pipe.vae.strip_share = STRIPS_PAY, STRIP_SHARE
+    pipe.vae.whole_pixels = STRIPS_PAY
     cost(pipe, min(sides))  # what a first image makes is made
     costs = [min((cost(pipe, side) for _ in range(runs)), key=lambda each: each.whole) for side in sorted(sides)]
     table = Table(

@@ -156,9 +156,7 @@ class BytesPerPixel:
     predict: float
     decode: float
     whole_pixels: int = 2**62
-    """Larger images go through the VAE in strips …"""
-    strip_share: float = 1 / 8
-    """… of this part of as many pixels, and take what a whole image of twice a strip's pixels does …"""
+    """Larger images go through the VAE in strips: these take a quarter of a whole image's of so many pixels …"""
     striped: float = 0.0
     """… and this much per pixel of the image besides."""
 
@@ -166,13 +164,12 @@ class BytesPerPixel:
 def peak_bytes(work: Work, batch: int, each: BytesPerPixel) -> int:
     """Device memory that a batch of such ops takes while it runs: pixels × batch × the kind's bytes per pixel.
 
-    In strips: 2 × strip_share × whole_pixels × the kind's bytes per pixel + pixels × striped, for each image.
+    In strips: whole_pixels / 4 × the kind's bytes per pixel + pixels × striped, for each image.
     """
     per_pixel: float = getattr(each, work.kind)
     if work.kind == "predict" or work.pixels <= each.whole_pixels:
         return math.ceil(work.pixels * batch * per_pixel)
-    strips = 2 * each.strip_share * each.whole_pixels * per_pixel
-    return math.ceil((strips + work.pixels * each.striped) * batch)
+    return math.ceil((each.whole_pixels / 4 * per_pixel + work.pixels * each.striped) * batch)
 
 
 def held_bytes(planned: list[Work]) -> int:

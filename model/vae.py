@@ -23,9 +23,7 @@ class VAE(nn.Module):
         self.scaling: float = autoencoder.config.scaling_factor
         self.shift: float = autoencoder.config.shift_factor or 0.0
         self.whole_pixels: int | None = None
-        """Larger images go through in exact strips (`model.strips`) …"""
-        self.strip_share: float = 1 / 8
-        """… of this part of as many pixels. Strips see rows of their neighbours, too: few rows cost more."""
+        """Larger images go through in exact strips (`model.strips`) of an eighth as many pixels."""
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, dtype: torch.dtype) -> Self:
@@ -67,8 +65,7 @@ class VAE(nn.Module):
     def _strips(self, width: int, height: int) -> Strips | None:
         if self.whole_pixels is None or not self.goes_in_strips(width, height):
             return None
-        rows = int(self.whole_pixels * self.strip_share) // width
-        return Strips(self.autoencoder, max(1, rows // LATENT) * LATENT)
+        return Strips(self.autoencoder, max(1, self.whole_pixels // (8 * width * LATENT)) * LATENT)
 
     def fold(self) -> None:
         """For serving: the same results at less cost, in place; it cannot be trained any more. Once is enough."""

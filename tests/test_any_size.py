@@ -9,7 +9,6 @@ from PIL import Image
 from model.pipeline import to_pixels
 from model.plan import BytesPerPixel, Work, peak_bytes
 from service.settings import Settings
-from service.worker.memory import STRIPS_PAY
 from service.worker.variants import load_models
 from tests.golden import golden_pipeline
 
@@ -38,22 +37,6 @@ def test_memory_is_that_of_a_whole_image_of_the_limit_and_a_little_for_each_pixe
     assert peak_bytes(Work("decode", 50, 40), 1, each) == 29_000
     assert peak_bytes(Work("encode", 500, 40), 2, each) == 2 * (12_500 + 40_000)
     assert peak_bytes(Work("predict", 500, 40), 1, each) == 200_000, "tiles are small"
-
-
-def test_a_cpu_with_room_has_strips_of_more_rows(tiny_models: Path) -> None:
-    def strip_bytes(room: int) -> tuple[int, float]:
-        settings = Settings(models=[tiny_models / "tiny-s"], device="cpu", backend="eager", max_device_bytes=room)
-        (served,) = load_models(settings).served.values()
-        assert served.pipe.vae.strip_share == served.each.strip_share
-        tall = Work("decode", 4096, 4096)
-        strips = peak_bytes(tall, 1, served.each) - tall.pixels * served.each.striped
-        return served.each.whole_pixels, strips / served.each.decode
-
-    limit, pixels = strip_bytes(200_000_000)
-    assert pixels == pytest.approx(limit / 4, rel=0.01)
-    limit, pixels = strip_bytes(32_000_000_000)
-    assert limit == STRIPS_PAY
-    assert pixels == pytest.approx(limit / 2, rel=0.01)
 
 
 def test_a_worker_takes_images_whole_as_long_as_they_fit(tiny_models: Path) -> None:

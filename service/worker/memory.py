@@ -23,8 +23,6 @@ WHOLE_SHARE = 0.75
 """Of the free memory: the rest is for what images hold, and for what of strips grows with the image."""
 STRIPS_PAY = 2**21
 """Pixels beyond which torch on a CPU is faster in strips: smaller maps stay in caches, and in memory that is there."""
-STRIP_SHARE = 1 / 4
-"""Of STRIPS_PAY: with an eighth, images 4,096 pixels wide take a tenth longer, for their strips have few rows."""
 ADVICE = "Serve fewer models, raise OMGSR_MAX_DEVICE_BYTES, or use a device with more memory."
 
 
@@ -83,9 +81,9 @@ def allow_strips(vae: VAE, each: BytesPerPixel, free: int, *, compiled: bool) ->
     if on_cpu:
         striped += host_bytes(network, side, side, side // 32)
     vae.whole_pixels = int(WHOLE_SHARE * free / max(each.encode, each.decode))
-    if on_cpu and not compiled and vae.whole_pixels > STRIPS_PAY:
-        vae.whole_pixels, vae.strip_share = STRIPS_PAY, STRIP_SHARE
-    return replace(each, whole_pixels=vae.whole_pixels, strip_share=vae.strip_share, striped=striped / side**2)
+    if on_cpu and not compiled:
+        vae.whole_pixels = min(vae.whole_pixels, STRIPS_PAY)
+    return replace(each, whole_pixels=vae.whole_pixels, striped=striped / side**2)
 
 
 def weight_bytes(networks: Iterable[nn.Module]) -> int:
