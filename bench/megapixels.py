@@ -41,7 +41,6 @@ ROOT = Path(__file__).parent.parent
 MINI = ROOT / "model" / "weights" / "omgsr-s-mini"
 PHOTO = ROOT / "tests" / "data" / "photos" / "raccoon.jpg"
 SCALE = 4
-PAUSE_S = 5
 NEAR = 1.2
 """Largest over smallest: what still counts as the same."""
 
@@ -118,25 +117,11 @@ def _peak_gb(whose: int = resource.RUSAGE_SELF) -> float:
     return resource.getrusage(whose).ru_maxrss * 1024 / 1e9
 
 
-def _rested(pipe: OMGSRPipeline, side: int) -> Cost:
-    """The cost after a pause. What processes free, a virtual machine hands back to its host meanwhile.
-
-    It must come from there again, as it must after the long attention of a large image; a small image that follows
-    another at once would have the other's, and seem cheaper by a sixth.
-    """
-    time.sleep(PAUSE_S)
-    return cost(pipe, side)
-
-
 def linear(variant: Path, sides: Sequence[int], runs: int, out: Path | None) -> Table:
     pipe = OMGSRPipeline.from_variant(variant, dtype=torch.float32, fold=True)
     pipe.vae.whole_pixels = STRIPS_PAY
     cost(pipe, min(sides))  # what a first image makes is made
-    costs = [
-        # small images more often: what else the machine does weighs more in them
-        min((_rested(pipe, side) for _ in range(runs * max(sides) // side)), key=lambda each: each.whole)
-        for side in sorted(sides)
-    ]
+    costs = [min((cost(pipe, side) for _ in range(runs)), key=lambda each: each.whole) for side in sorted(sides)]
     table = Table(
         f"Cost by size ({variant.name}, {torch.get_num_threads()} threads, float32)",
         f"{_tunables()}python -m bench.megapixels linear --sides {' '.join(map(str, sides))} --runs {runs}",
@@ -237,7 +222,7 @@ def main() -> None:
     parser.add_argument("what", choices=("linear", "large"))
     parser.add_argument("--variant", type=Path, default=MINI)
     parser.add_argument("--sides", type=int, nargs="+", default=[1024, 2048, 4096], help="pixels of the output")
-    parser.add_argument("--runs", type=int, default=1, help="the fastest of so many counts, of smaller images of more")
+    parser.add_argument("--runs", type=int, default=1, help="the fastest of so many counts")
     parser.add_argument("--out", type=Path, help="folder for megapixels.svg")
     parser.add_argument("--size", type=int, nargs=2, default=[4096, 3072], help="width and height of the input")
     parser.add_argument("--scale", type=float, default=2)
