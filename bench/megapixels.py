@@ -6,7 +6,7 @@
 
 `linear` runs photos to square images of the sides given, and tells apart what is linear in pixels (the VAE without its
 mid-block attention, resizing, colours), what is linear in tiles (the denoiser), and the attention, which is quadratic.
-It runs as a worker on a CPU without OpenVINO does: with huge pages, and beyond 2 megapixels in exact strips.
+It runs as a worker on a CPU without OpenVINO does: with huge pages, and in exact strips.
 `large` runs `omgsr upscale` in a process of its own that the kernel allows so much memory and no more.
 """
 
@@ -35,7 +35,6 @@ from model import OMGSRPipeline
 from model.pipeline import MAX_BATCH, to_pixels
 from model.plan import tile_count
 from model.upscale import Op, Predict, drive
-from service.worker.memory import STRIPS_PAY
 
 ROOT = Path(__file__).parent.parent
 MINI = ROOT / "model" / "weights" / "omgsr-s-mini"
@@ -119,7 +118,7 @@ def _peak_gb(whose: int = resource.RUSAGE_SELF) -> float:
 
 def linear(variant: Path, sides: Sequence[int], runs: int, out: Path | None) -> Table:
     pipe = OMGSRPipeline.from_variant(variant, dtype=torch.float32, fold=True)
-    pipe.vae.whole_pixels = STRIPS_PAY
+    pipe.vae.whole_pixels = 0
     cost(pipe, min(sides))  # what a first image makes is made
     costs = [min((cost(pipe, side) for _ in range(runs)), key=lambda each: each.whole) for side in sorted(sides)]
     table = Table(

@@ -19,6 +19,7 @@ from model.vae import VAE
 Toggle = Callable[[OMGSRPipeline], object]
 TOGGLES: dict[str, Toggle] = {
     "folded": OMGSRPipeline.fold,
+    "strips": lambda pipe: setattr(pipe.vae, "whole_pixels", 0),
     "channels-last": lambda pipe: channels_last(pipe.vae, pipe.denoiser.network),
     "int8": lambda pipe: quantize(pipe, "int8"),
     "fp8": lambda pipe: quantize(pipe, "fp8"),

@@ -13,7 +13,8 @@ from model.networks import Stage
 EAGER, COMPILED = "diffusers", "diffusers+compile"
 DEFAULTS = {
     "cpu": (
-        COMPILED, "channels-last", "folded", "openvino", "folded+openvino", "folded+inductor", "folded+auto",
+        COMPILED, "channels-last", "folded", "folded+strips",
+        "openvino", "folded+openvino", "folded+inductor", "folded+auto",
     ),
     "cuda": (
         COMPILED, "channels-last", "folded", "inductor", "folded+inductor", "folded+fp8+inductor",

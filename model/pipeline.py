@@ -192,6 +192,7 @@ class OMGSRPipeline:
     def rest(self) -> None:
         """Give back the memory that the networks keep between runs; the next one takes it again."""
         self.networks.rest()
+        self.vae.rest()
 
     @torch.no_grad()
     def execute(self, ops: Sequence[Op]) -> list[Tensor]:

@@ -14,6 +14,9 @@ LATENT = 8
 MAX_STAGE_SCALE = 4.0
 """A single stage is trained for 4×; what is asked beyond it is a second stage (figure 1)."""
 
+STRIP_PIXELS = 2**18
+"""Of a strip, where memory allows: its maps stay near the caches, and the rows that it shares are few."""
+
 HELD_BYTES = 48
 """Device memory per pixel that an image holds between its ops: four float32 pictures (its input and x_L; what it
 encodes, or has decoded; what comes of that)."""
@@ -156,7 +159,9 @@ class BytesPerPixel:
     predict: float
     decode: float
     whole_pixels: int = 2**62
-    """Larger images go through the VAE in strips: these take a quarter of a whole image's of so many pixels …"""
+    """Larger images go through the VAE in strips …"""
+    strip_pixels: int = STRIP_PIXELS
+    """… of about so many pixels, and take what a whole image of two strips does …"""
     striped: float = 0.0
     """… and this much per pixel of the image besides."""
 
@@ -164,12 +169,13 @@ class BytesPerPixel:
 def peak_bytes(work: Work, batch: int, each: BytesPerPixel) -> int:
     """Device memory that a batch of such ops takes while it runs: pixels × batch × the kind's bytes per pixel.
 
-    In strips: whole_pixels / 4 × the kind's bytes per pixel + pixels × striped, for each image.
+    In strips: 2 × strip_pixels × the kind's bytes per pixel + pixels × striped, for each image.
     """
     per_pixel: float = getattr(each, work.kind)
     if work.kind == "predict" or work.pixels <= each.whole_pixels:
         return math.ceil(work.pixels * batch * per_pixel)
-    return math.ceil((each.whole_pixels / 4 * per_pixel + work.pixels * each.striped) * batch)
+    strips = min(work.pixels, 2 * each.strip_pixels) * per_pixel
+    return math.ceil((strips + work.pixels * each.striped) * batch)
 
 
 def held_bytes(planned: list[Work]) -> int:

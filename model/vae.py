@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from model.adapter import merge
 from model.files import cast, load_component
 from model.fold.autoencoder import fold_autoencoder
-from model.plan import LATENT
+from model.plan import LATENT, STRIP_PIXELS
+from model.strips.pages import Pages
 from model.strips.strips import Strips
 
 
@@ -23,7 +24,10 @@ class VAE(nn.Module):
         self.scaling: float = autoencoder.config.scaling_factor
         self.shift: float = autoencoder.config.shift_factor or 0.0
         self.whole_pixels: int | None = None
-        """Larger images go through in exact strips (`model.strips`) of an eighth as many pixels."""
+        """Larger images go through in exact strips (`model.strips`) …"""
+        self.strip_pixels = STRIP_PIXELS
+        """… of about so many pixels."""
+        self._pages = Pages()
 
     @classmethod
     def load(cls, base: Path, adapter: Path | None, dtype: torch.dtype) -> Self:
@@ -54,7 +58,9 @@ class VAE(nn.Module):
         """[B,C,h,w] scaled latent → [B,3,8h,8w] float32, around [-1,1] and not clamped."""
         latent = (z / self.scaling + self.shift).to(self.autoencoder.dtype)
         if strips := self._strips(z.shape[-1] * LATENT, z.shape[-2] * LATENT):
-            return strips.decode(latent).to(z.device).float()
+            pixels = strips.decode(latent).to(z.device).float()
+            self.rest()
+            return pixels
         decoded: Tensor = self.autoencoder.decode(latent, return_dict=False)[0]
         return decoded.float()
 
@@ -65,7 +71,12 @@ class VAE(nn.Module):
     def _strips(self, width: int, height: int) -> Strips | None:
         if self.whole_pixels is None or not self.goes_in_strips(width, height):
             return None
-        return Strips(self.autoencoder, max(1, self.whole_pixels // (8 * width * LATENT)) * LATENT)
+        rows = max(1, self.strip_pixels // (width * LATENT)) * LATENT
+        return Strips(self.autoencoder, rows, None if self.autoencoder.device.type == "cuda" else self._pages)
+
+    def rest(self) -> None:
+        """Give back the memory that strips keep between an image's encoding and its decoding."""
+        self._pages.release()
 
     def fold(self) -> None:
         """For serving: the same results at less cost, in place; it cannot be trained any more. Once is enough."""

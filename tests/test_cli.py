@@ -82,6 +82,7 @@ def test_one_photo_is_what_the_pipeline_makes_of_it(tiny_models: Path, tmp_path:
     ran = omgsr(tiny_models, "upscale", PHOTOS / "b48x36.png", made, "--model", "tiny-s", "--color-fix", "adain")
     assert ran.exit_code == 0, ran.stderr
     pipe = OMGSRPipeline.from_variant(tiny_models / "tiny-s", fold=True)
+    pipe.vae.whole_pixels = 0  # on a CPU it goes in strips
     with Image.open(made) as image, Image.open(PHOTOS / "b48x36.png") as photo:
         (expected,) = pipe([photo], scale=4)
         assert np.array_equal(np.asarray(image), np.asarray(expected))

@@ -14,8 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from model.fold.autoencoder import fold_autoencoder
-from model.strips.maps import mapped
 from model.strips.memory import Network, choose_rows, decode_bytes, encode_bytes, host_bytes
+from model.strips.pages import Pages
 from model.strips.strips import Strips, network_of
 from tests.test_strips import small
 
@@ -142,7 +142,7 @@ def test_real_tensors_take_what_shapes_alone_foretell() -> None:
 
 def test_a_map_beyond_all_memory_is_refused() -> None:
     with pytest.raises(MemoryError, match="1,073,741,824 MiB"):
-        mapped((2**48,), torch.float32)
+        Pages()((2**48,), torch.float32)
 
 
 networks = st.builds(Network, st.just((128, 256, 512, 512)), st.sampled_from([2, 4]), st.booleans(), st.booleans())

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.fold.blocks import SpatialAttention
 from model.strips.maps import Map
-from model.strips.moments import Moments
+from model.strips.moments import Moments, Norming
 
 Pointwise = Callable[[Tensor], Tensor]
 
@@ -29,12 +29,9 @@ def attend(x: Map, block: Attention | SpatialAttention) -> Map:
         del query
         added = to_out(mixed.transpose(1, 2).flatten(2))
         del mixed
-        strip = x.window(index)
-        strip += added.view(strip.permute(0, 2, 3, 1).shape).permute(0, 3, 1, 2)
+        shape = x.strip(index).permute(0, 2, 3, 1).shape
+        x.moments.add(x.add(index, added.view(shape).permute(0, 3, 1, 2)))
         del added
-        x.moments.add(strip)
-        x.put(index, strip)
-        del strip
     return x
 
 
@@ -63,9 +60,9 @@ def _of_all(x: Map, norm: nn.GroupNorm, linear: Pointwise) -> Tensor:
     return whole
 
 
-def _tokens(x: Map, index: int, norming: Pointwise) -> Tensor:
+def _tokens(x: Map, index: int, norming: Norming) -> Tensor:
     """[1,n·w,C] of a strip, normed."""
-    return norming(x.window(index)).permute(0, 2, 3, 1).flatten(1, 2)
+    return x.window(index, norming=norming).permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _in_heads(tokens: Tensor, heads: int) -> Tensor:

@@ -1,14 +1,11 @@
 """A feature map that lies in host memory and visits the device strip by strip."""
 
-import math
-import mmap
 from collections.abc import Callable
-from contextlib import suppress
 
 import torch
 from torch import Tensor
 
-from model.strips.moments import Moments
+from model.strips.moments import Moments, Norming
 
 Host = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """Allocates a contiguous tensor, not initialised, in host memory."""
@@ -17,22 +14,6 @@ Host = Callable[[tuple[int, ...], torch.dtype], Tensor]
 def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
     """Memory that a GPU copies from and to while it computes."""
     return torch.empty(shape, dtype=dtype, pin_memory=True)
-
-
-def mapped(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Pages of its own, huge ones where the kernel has them. Raises MemoryError where there are no more.
-
-    Not from the heap: strips of one layer die while those of the next are made, and the holes that they leave there
-    took 16 GB and more for an image whose maps take 11.
-    """
-    size = math.prod(shape) * dtype.itemsize
-    try:
-        pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    except OSError as error:
-        raise MemoryError(f"there are no {size / 2**20:,.0f} MiB of memory left for a part of the image") from error
-    with suppress(AttributeError, OSError):  # not Linux, or a kernel without them
-        pages.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(pages, dtype=dtype).view(shape)
 
 
 class Map:
@@ -53,24 +34,51 @@ class Map:
         """h·w."""
         return sum(strip.shape[2] * strip.shape[3] for strip in self._strips.values())
 
-    def window(self, index: int, above: int = 0, below: int = 0) -> Tensor:
-        """Strip `index` on the device, with rows of its neighbours; beyond the image's borders there are none."""
-        parts = [self._strips[index]]
-        if above and index - 1 in self._strips:
-            parts.insert(0, self._strips[index - 1][:, :, -above:])
-        if below and index + 1 in self._strips:
-            parts.append(self._strips[index + 1][:, :, :below])
-        strip = parts[0]
-        rows = [part.shape[2] for part in parts]
+    def strip(self, index: int) -> Tensor:
+        """Strip `index` on the device, for reading: where that is the host, it is the map's own memory."""
+        return self._on_device(self._strips[index])
+
+    def window(
+        self, index: int, above: int = 0, below: int = 0, right: int = 0, norming: Norming | None = None
+    ) -> Tensor:
+        """Strip `index` on the device, normed, with rows of its neighbours and columns beside it: the caller's own.
+
+        Beyond the image's borders there are zeros, as a convolution pads: after the norm.
+        """
+        strip = self._strips[index]
+        rows, width = strip.shape[2:]
         window = torch.empty(
-            (1, strip.shape[1], sum(rows), strip.shape[3]),
+            (1, strip.shape[1], above + rows + below, width + right),
             dtype=strip.dtype,
             device=self._device,
             memory_format=torch.channels_last,
         )
-        for place, part in zip(torch.split(window, rows, dim=2), parts, strict=True):
-            place.copy_(part, non_blocking=True)
+        window[..., width:] = 0
+        self._fill(window[:, :, :above, :width], self._strips.get(index - 1), slice(-above, None), norming)
+        self._fill(window[:, :, above : above + rows, :width], strip, slice(None), norming)
+        self._fill(window[:, :, above + rows :, :width], self._strips.get(index + 1), slice(below), norming)
         return window
+
+    def _fill(self, place: Tensor, strip: Tensor | None, rows: slice, norming: Norming | None) -> None:
+        if not place.shape[2]:
+            return
+        if strip is None:
+            place.zero_()
+            return
+        part = strip[:, :, rows]
+        if norming is None or part.device != place.device:
+            part = place.copy_(part, non_blocking=True)
+        if norming:
+            norming(part, place)
+
+    def add(self, index: int, strip: Tensor) -> Tensor:
+        """Add [1,C,n,w] to strip `index`, and return the sum: on the device, for reading. `strip` is spent."""
+        kept = self._strips[index]
+        if kept.device == strip.device:
+            return kept.add_(strip)
+        strip += self._on_device(kept)
+        kept.copy_(strip, non_blocking=True)
+        return strip
 
     def put(self, index: int, strip: Tensor, dtype: torch.dtype | None = None) -> None:
         """Keep [1,C,n,w] as strip `index`, in the place of the one that is there."""
@@ -80,6 +88,9 @@ class Map:
             kept = self._host((1, rows, width, channels), dtype or strip.dtype).permute(0, 3, 1, 2)
             self._strips[index] = kept
         kept.copy_(strip, non_blocking=True)
+
+    def _on_device(self, part: Tensor) -> Tensor:
+        return part.to(self._device, non_blocking=True)
 
     def drop(self, index: int) -> None:
         """Give the strip's memory back."""

@@ -1,9 +1,10 @@
 """What strips take of the device, in numbers alone. Free of torch.
 
-With W the image's width and r the rows of a strip (pixels), b bytes an element, C_l the widest map of level l (level l
-is 1/2^l of the image's side; L the last one) and H the image's height, the peak of device tensors is
+With W the image's width and r the rows of a strip (pixels), b bytes an element, C_l the channels of level l and E_l
+those that enter it (level l is 1/2^l of the image's side; L the last one) and H the image's height, the peak of device
+tensors is
 
-    b · max( max_l 2·C_l·(r/2^l + 2)·W/2^l,              a strip with its halo, before and after its norm
+    b · max( max_l (max(C_l, E_l) + C_l)·(r/2^l + 2)·W/2^l,   a strip with its halo, and what a layer makes of it
              max_l U_l,                                  the upsampler into level l, nearest×2 and a convolution
              2·C_L·(H/2^L + r/2^L)·W/2^L )               mid-block attention: the keys and values of the whole image
 
@@ -72,7 +73,7 @@ def host_bytes(network: Network, width: int, height: int, rows: int) -> int:
 
 def _normed(network: Network, inputs: tuple[int, ...], width: int, rows: int) -> Iterator[int]:
     for level, (entering, own) in enumerate(zip(inputs, network.channels, strict=True)):
-        yield 2 * max(entering, own) * ((rows >> level) + 2) * (width >> level) * network.itemsize
+        yield (max(entering, own) + own) * ((rows >> level) + 2) * (width >> level) * network.itemsize
 
 
 def _upsampled(network: Network, width: int, rows: int) -> Iterator[int]:

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from model.fold.blocks import Upsample
 from model.strips.attention import attend
-from model.strips.layers import Layer, layer_of
-from model.strips.maps import Host, Map, mapped, pinned
+from model.strips.layers import layer_of
+from model.strips.maps import Host, Map, pinned
 from model.strips.memory import Network
 from model.strips.moments import Moments
+from model.strips.pages import Pages
 
 BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
 """Kinds of blocks that are known to be what `Strips` makes of them."""
@@ -38,7 +39,7 @@ class Strips:
     """
 
     def __init__(self, autoencoder: AutoencoderKL, rows: int, host: Host | None = None) -> None:
-        """`rows`: a multiple of the pixels per latent. `host` allocates the maps (default: `pinned` or `mapped`).
+        """`rows`: a multiple of the pixels per latent. `host` allocates the maps (default: `pinned` or `Pages`).
 
         Raises ValueError for other rows, and for an autoencoder that strips would not reproduce.
         """
@@ -52,7 +53,7 @@ class Strips:
         self._rows = rows
         self._dtype: torch.dtype = autoencoder.dtype
         self._device: torch.device = autoencoder.device
-        self._host = host or (pinned if self._device.type == "cuda" else mapped)
+        self._host = host or (pinned if self._device.type == "cuda" else Pages())
 
     @torch.no_grad()
     def encode_mode(self, x: Tensor) -> Tensor:
@@ -143,20 +144,20 @@ class Strips:
         `x` is spent on the way, each strip once no window reaches it any more; with `skip` it becomes skip(x) instead.
         """
         layer, last = layer_of(module), len(x) - 1
-        norming = norm and x.moments.norming(norm)
+        norming = x.moments.norming(norm) if norm else None
         out = self._map() if onto is None else onto
         out.moments = Moments()
         for index in range(last + 1):
-            strip = x.window(index, layer.above, layer.below)
-            if norming:
-                strip = F.silu(norming(strip), inplace=True)
-            strip = _bordered(strip, layer, first=index == 0, last=index == last)
+            strip = x.window(index, layer.above, layer.below, layer.right, norming)
+            if norm:
+                F.silu(strip, inplace=True)
             made = layer.run(strip)
             del strip
-            if onto is not None:
-                made += onto.window(index)
+            if onto is None:
+                out.put(index, made)
+            else:
+                made = out.add(index, made)
             out.moments.add(made)
-            out.put(index, made)
             del made
             if index:
                 _leave(x, index - 1, skip)
@@ -164,14 +165,8 @@ class Strips:
         return out
 
 
-def _bordered(strip: Tensor, layer: Layer, *, first: bool, last: bool) -> Tensor:
-    """With zeros for what the layer reaches beyond the image's borders (after the norm, as convolutions pad)."""
-    missing = (0, layer.right, layer.above if first else 0, layer.below if last else 0)
-    return F.pad(strip, missing) if any(missing) else strip
-
-
 def _leave(x: Map, index: int, skip: nn.Module | None) -> None:
     if skip is None:
         x.drop(index)
     elif not isinstance(skip, nn.Identity):
-        x.put(index, skip(x.window(index)))
+        x.put(index, skip(x.strip(index)))

@@ -8,7 +8,7 @@ import psutil
 import torch
 from torch import Tensor, nn
 
-from model.plan import BytesPerPixel, Geometry, lone_bytes, works
+from model.plan import STRIP_PIXELS, BytesPerPixel, Geometry, lone_bytes, works
 from model.quantize import stored_bytes
 from model.strips.memory import host_bytes
 from model.strips.strips import network_of
@@ -21,8 +21,8 @@ MARGIN = 1.25
 """Allocators round up and leave gaps."""
 WHOLE_SHARE = 0.75
 """Of the free memory: the rest is for what images hold, and for what of strips grows with the image."""
-STRIPS_PAY = 2**21
-"""Pixels beyond which torch on a CPU is faster in strips: smaller maps stay in caches, and in memory that is there."""
+PAGES_SHARE = 1.1
+"""Of the maps' memory: strips of several sizes leave gaps in their pages."""
 ADVICE = "Serve fewer models, raise OMGSR_MAX_DEVICE_BYTES, or use a device with more memory."
 
 
@@ -72,18 +72,19 @@ def _mib(count: int) -> str:
 def allow_strips(vae: VAE, each: BytesPerPixel, free: int, *, compiled: bool) -> BytesPerPixel:
     """Let images whose VAE would take more than WHOLE_SHARE of `free` go through it in strips, and say what that takes.
 
-    `compiled`: a backend runs the VAE, faster than torch does in strips; a CPU without one has them from STRIPS_PAY on.
+    `compiled`: a backend runs the VAE. A CPU without one takes every image in strips: torch is faster in them.
     Maps of strips lie in host memory; where the device is the CPU, that is the device's own.
     """
     network, side = network_of(vae.autoencoder), 8192
     on_cpu = vae.autoencoder.device.type == "cpu"
     striped = network.attention_bytes(side, side, side // 32)
     if on_cpu:
-        striped += host_bytes(network, side, side, side // 32)
-    vae.whole_pixels = int(WHOLE_SHARE * free / max(each.encode, each.decode))
+        striped += int(PAGES_SHARE * host_bytes(network, side, side, side // 32))
+    limit = int(WHOLE_SHARE * free / max(each.encode, each.decode))
+    vae.whole_pixels, vae.strip_pixels = limit, limit // 8
     if on_cpu and not compiled:
-        vae.whole_pixels = min(vae.whole_pixels, STRIPS_PAY)
-    return replace(each, whole_pixels=vae.whole_pixels, striped=striped / side**2)
+        vae.whole_pixels, vae.strip_pixels = 0, min(STRIP_PIXELS, limit // 4)
+    return replace(each, whole_pixels=vae.whole_pixels, strip_pixels=vae.strip_pixels, striped=striped / side**2)
 
 
 def weight_bytes(networks: Iterable[nn.Module]) -> int:

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -70,14 +71,14 @@ def load_models(settings: Settings) -> Models:
         with _refusals(name, device):
             compiled = _accelerate(name, pipe, settings, room)
             room.check_native(name, pipe.geometry, found[name].each)
+            each = allow_strips(pipe.vae, found[name].each, room.left, compiled=compiled)
             seconds = warm_up(
                 pipe,
-                found[name],
+                replace(found[name], each=each),
                 max_batch=settings.max_batch,
                 max_pixels=settings.max_batch_pixels,
                 free_bytes=room.left,
             )
-        each = allow_strips(pipe.vae, found[name].each, room.left, compiled=compiled)
         served[name] = Served(info(pipe), pipe, each, seconds)
         _log.info("model ready", model=name, device=str(device), seconds_per_megapixel=round(seconds, 4))
     return Models(served, room.left, budget - room.left)
