@@ -6,6 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.service.ideal import requests
 from service.worker.batching import BATCH_SIZES, PATIENCE_S, Choice, Policy, Ready, Stage, pick
 
 NOW = 100.0
@@ -179,3 +180,13 @@ def test_every_op_goes_in_the_end(counts: list[int]) -> None:
         gone = set(map(id, choice.batch))
         left = [op for op in left if id(op) not in gone]
     assert sum(size * count for size, count in sizes.items()) == len(ops)
+
+
+def test_the_policy_on_a_server_that_loses_no_time() -> None:
+    """A lone image waits for nothing; a flood goes in full batches, eight images in 180 ms."""
+    policy = Policy(max_batch=8, max_wait_s=0.02)
+    alone = requests(1e-6, policy, count=50)
+    assert [each.seconds for each in alone] == [pytest.approx(0.075)] * 50
+    assert {each.waited_s for each in alone} == {0}
+    flooded = requests(1000, policy, count=800)
+    assert max(each.seconds for each in flooded) == pytest.approx(800 / 8 * 0.18 - 0.8, rel=0.05)
