@@ -1,5 +1,6 @@
 """The autoencoder of both families: pixels ↔ scaled latents, deterministic."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Self
 
@@ -46,7 +47,8 @@ class VAE(nn.Module):
         """[B,3,H,W] in [-1,1] → [B,C,H/8,W/8] scaled latent, float32: the posterior's mode, never a sample."""
         coder = self.autoencoder
         if strips := self._strips(x.shape[-1], x.shape[-2]):
-            mean = strips.encode_mode(x).to(x.device)
+            mean = self._kept(strips.encode_mode, x)
+            self._pages.lend()  # to whatever runs before the decoding
         else:
             moments: Tensor = coder.encoder(x.to(coder.dtype))
             if coder.quant_conv is not None:
@@ -58,9 +60,9 @@ class VAE(nn.Module):
         """[B,C,h,w] scaled latent → [B,3,8h,8w] float32, around [-1,1] and not clamped."""
         latent = (z / self.scaling + self.shift).to(self.autoencoder.dtype)
         if strips := self._strips(z.shape[-1] * LATENT, z.shape[-2] * LATENT):
-            pixels = strips.decode(latent).to(z.device).float()
+            pixels = self._kept(strips.decode, latent)
             self.rest()
-            return pixels
+            return pixels.float()
         decoded: Tensor = self.autoencoder.decode(latent, return_dict=False)[0]
         return decoded.float()
 
@@ -73,6 +75,13 @@ class VAE(nn.Module):
             return None
         rows = max(1, self.strip_pixels // (width * LATENT)) * LATENT
         return Strips(self.autoencoder, rows, None if self.autoencoder.device.type == "cuda" else self._pages)
+
+    def _kept(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+        try:
+            return run(x).to(x.device)
+        except BaseException:
+            self.rest()
+            raise
 
     def rest(self) -> None:
         """Give back the memory that strips keep between an image's encoding and its decoding."""

@@ -1,7 +1,12 @@
 """Memory for maps: never twice the same, and what is dropped is taken again before the kernel is asked for more."""
 
 import itertools
+import queue
+import sys
+import threading
+from collections.abc import Iterator
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -43,3 +48,28 @@ def test_a_tensor_outlives_the_pages_that_it_came_of() -> None:
     other.zero_()
     assert (tensor == 7).all()
     assert tensor.data_ptr() % 64 == 0
+
+
+@pytest.fixture
+def switch_often() -> Iterator[None]:
+    usual = sys.getswitchinterval()
+    sys.setswitchinterval(1e-5)
+    yield
+    sys.setswitchinterval(usual)
+
+
+@pytest.mark.usefixtures("switch_often")
+def test_tensors_may_die_in_another_thread() -> None:
+    pages, dying = Pages(), queue.SimpleQueue[torch.Tensor | None]()
+    dropper = threading.Thread(target=lambda: [None for _ in iter(dying.get, None)], daemon=True)
+    dropper.start()
+    alive: list[torch.Tensor] = []
+    for turn in range(2000):
+        alive.append(pages((1000 + turn % 7,), torch.uint8).fill_(turn % 251))
+        if len(alive) > 20:
+            oldest = alive.pop(0)
+            assert (oldest == (turn - 20) % 251).all()
+            dying.put(oldest)
+            del oldest
+    dying.put(None)
+    dropper.join()

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from model.fold.blocks import SpatialAttention
 from model.strips.maps import Map
-from model.strips.moments import Moments, Norming
+from model.strips.moments import Moments
 
 Pointwise = Callable[[Tensor], Tensor]
 
@@ -24,13 +24,14 @@ def attend(x: Map, block: Attention | SpatialAttention) -> Map:
     keys, values = (_of_all(x, block.group_norm, linear) for linear in (to_key, to_value))
     x.moments = Moments()
     for index in range(len(x)):
-        query = _in_heads(to_query(_tokens(x, index, norming)), heads)
+        window = x.window(index, norming=norming)
+        query, (_, channels, rows, width) = _in_heads(to_query(_tokens(window)), heads), window.shape
+        del window
         mixed = F.scaled_dot_product_attention(query, _in_heads(keys, heads), _in_heads(values, heads))
         del query
         added = to_out(mixed.transpose(1, 2).flatten(2))
         del mixed
-        shape = x.strip(index).permute(0, 2, 3, 1).shape
-        x.moments.add(x.add(index, added.view(shape).permute(0, 3, 1, 2)))
+        x.moments.add(x.add(index, added.view(1, rows, width, channels).permute(0, 3, 1, 2)))
         del added
     return x
 
@@ -53,16 +54,16 @@ def _of_all(x: Map, norm: nn.GroupNorm, linear: Pointwise) -> Tensor:
     whole = norm.weight.new_empty(1, x.pixels, norm.num_channels)
     start = 0
     for index in range(len(x)):
-        tokens = linear(_tokens(x, index, norming))
+        tokens = linear(_tokens(x.window(index, norming=norming)))
         whole[:, start : start + tokens.shape[1]] = tokens
         start += tokens.shape[1]
         del tokens
     return whole
 
 
-def _tokens(x: Map, index: int, norming: Norming) -> Tensor:
-    """[1,n·w,C] of a strip, normed."""
-    return x.window(index, norming=norming).permute(0, 2, 3, 1).flatten(1, 2)
+def _tokens(strip: Tensor) -> Tensor:
+    """[1,C,n,w] → [1,n·w,C]."""
+    return strip.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 def _in_heads(tokens: Tensor, heads: int) -> Tensor:

@@ -38,25 +38,22 @@ class Map:
         """Strip `index` on the device, for reading: where that is the host, it is the map's own memory."""
         return self._on_device(self._strips[index])
 
-    def window(
-        self, index: int, above: int = 0, below: int = 0, right: int = 0, norming: Norming | None = None
-    ) -> Tensor:
-        """Strip `index` on the device, normed, with rows of its neighbours and columns beside it: the caller's own.
+    def window(self, index: int, above: int = 0, below: int = 0, norming: Norming | None = None) -> Tensor:
+        """Strip `index` on the device, normed, with rows of its neighbours: the caller's own.
 
-        Beyond the image's borders there are zeros, as a convolution pads: after the norm.
+        Beyond the image's borders they are zeros, as a convolution pads: after the norm.
         """
         strip = self._strips[index]
         rows, width = strip.shape[2:]
         window = torch.empty(
-            (1, strip.shape[1], above + rows + below, width + right),
+            (1, strip.shape[1], above + rows + below, width),
             dtype=strip.dtype,
             device=self._device,
             memory_format=torch.channels_last,
         )
-        window[..., width:] = 0
-        self._fill(window[:, :, :above, :width], self._strips.get(index - 1), slice(-above, None), norming)
-        self._fill(window[:, :, above : above + rows, :width], strip, slice(None), norming)
-        self._fill(window[:, :, above + rows :, :width], self._strips.get(index + 1), slice(below), norming)
+        self._fill(window[:, :, :above], self._strips.get(index - 1), slice(-above, None), norming)
+        self._fill(window[:, :, above : above + rows], strip, slice(None), norming)
+        self._fill(window[:, :, above + rows :], self._strips.get(index + 1), slice(below), norming)
         return window
 
     def _fill(self, place: Tensor, strip: Tensor | None, rows: slice, norming: Norming | None) -> None:

@@ -11,7 +11,7 @@ Norming = Callable[[Tensor, Tensor], None]
 """Writes the norm of a strip (the first) into a place of its shape (the second), which may be the strip itself."""
 
 BLOCKS, LANES = 4, 32
-"""A strip is measured in so many parts, and in each every so-manieth pixel apart: no sum of float32 gets long."""
+"""A strip is measured in parts, and of each part the pixels in turns, apart: no sum of float32 gets long."""
 
 
 class Moments:
@@ -58,7 +58,7 @@ def _scaled(scale: Tensor, shift: Tensor, strip: Tensor, place: Tensor) -> None:
 
 
 def _measure(block: Tensor) -> tuple[int, Tensor, Tensor]:
-    """Count, mean and variance of each channel of [1,C,n,w]. A batch norm's statistics are read in two passes."""
+    """Count, mean and variance of each channel of [1,C,n,w]. By what measures for batch norms: no sum of squares."""
     channels, count = block.shape[1], block.shape[2] * block.shape[3]
     lanes = math.gcd(count, LANES)
     rows = block.permute(0, 2, 3, 1).reshape(count // lanes, lanes * channels)

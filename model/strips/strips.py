@@ -148,9 +148,11 @@ class Strips:
         out = self._map() if onto is None else onto
         out.moments = Moments()
         for index in range(last + 1):
-            strip = x.window(index, layer.above, layer.below, layer.right, norming)
+            strip = x.window(index, layer.above, layer.below, norming)
             if norm:
                 F.silu(strip, inplace=True)
+            if layer.right:
+                strip = F.pad(strip, (0, layer.right))
             made = layer.run(strip)
             del strip
             if onto is None:

@@ -99,7 +99,7 @@ def _refusals(name: str, device: torch.device) -> Iterator[None]:
 
 
 def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) -> bool:
-    """Put the networks on the backend of the settings; whether it runs the VAE.
+    """Put the networks on the backend of the settings; whether it runs the VAE, or a part of it.
 
     OpenVINO keeps its own copy of the weights, if there is room.
     """
@@ -112,7 +112,7 @@ def _accelerate(name: str, pipe: OMGSRPipeline, settings: Settings, room: Room) 
     _tell(name, report)
     if OPENVINO in report.backends:
         room.settle(name, copy)
-    return report.chosen["decode"] != EAGER
+    return {report.chosen["encode"], report.chosen["decode"]} != {EAGER}
 
 
 def _tell(name: str, report: Report) -> None:
