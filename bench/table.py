@@ -1,5 +1,6 @@
 """What a measurement says: a claim, the rows that show it, and whether it holds."""
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -57,4 +58,6 @@ class Table:
 
 
 def _cell(value: Cell) -> str:
-    return f"{value:.3g}" if isinstance(value, float) else str(value)
+    if isinstance(value, float):
+        return "–" if math.isnan(value) else f"{value:.3g}"
+    return str(value)

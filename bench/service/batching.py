@@ -88,8 +88,8 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
     )
     waits = float(np.percentile([each.waited_s for each in ideal], 99))
     table.notes.append(
-        f"Of the three waits of a request together the p99 is {waits:.3f} s on that server, beyond {WAIT_S:g} s: no "
-        "service could keep to that, and it is said of an op's wait."
+        f"Of the three waits of a request together the p99 is {waits:.3f} s on that server, beyond {WAIT_S:g} s: "
+        "with these choices no service could keep to that, and it is said of an op's wait."
     )
     table.claim(
         f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most the maximum wait + 3 batches, {WAIT_S:g} s, for "
