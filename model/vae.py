@@ -73,8 +73,12 @@ class VAE(nn.Module):
     def _strips(self, width: int, height: int) -> Strips | None:
         if self.whole_pixels is None or not self.goes_in_strips(width, height):
             return None
-        rows = max(1, self.strip_pixels // (width * LATENT)) * LATENT
-        return Strips(self.autoencoder, rows, None if self.autoencoder.device.type == "cuda" else self._pages)
+        host = None if self.autoencoder.device.type == "cuda" else self._pages
+        return Strips(self.autoencoder, self.strip_rows(width), host)
+
+    def strip_rows(self, width: int) -> int:
+        """Pixels, of an image so wide."""
+        return max(1, self.strip_pixels // (width * LATENT)) * LATENT
 
     def _kept(self, run: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
         try:

@@ -77,13 +77,14 @@ def allow_strips(vae: VAE, each: BytesPerPixel, free: int, *, compiled: bool) ->
     """
     network, side = network_of(vae.autoencoder), 8192
     on_cpu = vae.autoencoder.device.type == "cpu"
-    striped = network.attention_bytes(side, side, side // 32)
-    if on_cpu:
-        striped += int(PAGES_SHARE * host_bytes(network, side, side, side // 32))
     limit = int(WHOLE_SHARE * free / max(each.encode, each.decode))
     vae.whole_pixels, vae.strip_pixels = limit, limit // 8
     if on_cpu and not compiled:
         vae.whole_pixels, vae.strip_pixels = 0, min(STRIP_PIXELS, limit // 4)
+    rows = vae.strip_rows(side)
+    striped = network.attention_bytes(side, side, rows)
+    if on_cpu:
+        striped += int(PAGES_SHARE * host_bytes(network, side, side, rows))
     return replace(each, whole_pixels=vae.whole_pixels, strip_pixels=vae.strip_pixels, striped=striped / side**2)
 
 
