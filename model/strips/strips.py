@@ -14,6 +14,7 @@ from model.strips.maps import Host, Map, pinned
 from model.strips.memory import Network
 from model.strips.moments import Moments
 from model.strips.pages import Pages
+from model.strips.remade import Remade
 
 BLOCKS = {"DownEncoderBlock2D", "UpDecoderBlock2D"}
 """Kinds of blocks that are known to be what `Strips` makes of them."""
@@ -47,8 +48,9 @@ class Strips:
         self._factor = 2 ** (len(config.block_out_channels) - 1)
         if rows < 1 or rows % self._factor:
             raise ValueError(f"rows of a strip must be a multiple of {self._factor} pixels, got {rows}")
-        if config.act_fn != "silu" or not BLOCKS.issuperset([*config.down_block_types, *config.up_block_types]):
-            raise ValueError("strips know autoencoders of plain residual blocks and SiLU: run this one whole")
+        kinds = {*config.down_block_types, *config.up_block_types}
+        if config.act_fn != "silu" or not kinds <= BLOCKS or self._factor == 1:
+            raise ValueError("strips know autoencoders of several levels, plain residual blocks and SiLU: run it whole")
         self._autoencoder = autoencoder
         self._rows = rows
         self._dtype: torch.dtype = autoencoder.dtype
@@ -96,7 +98,7 @@ class Strips:
 
     def _encode(self, x: Map) -> Map:
         encoder = self._autoencoder.encoder
-        x = self._layer(x, encoder.conv_in)
+        x = Remade(x, layer_of(encoder.conv_in), self._device, self._host)
         for block in encoder.down_blocks:
             for resnet in block.resnets:
                 x = self._resnet(x, resnet)
