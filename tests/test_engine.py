@@ -13,6 +13,7 @@ from torch import Tensor
 from model.plan import BytesPerPixel, Work, lone_bytes
 from model.upscale import Decode, Encode, Op, Predict, Steps
 from service.errors import OutOfMemory
+from service.telemetry import BATCH_WAIT
 from service.worker.batching import Policy
 from service.worker.engine import STARVED, Engine
 from service.worker.execution import DeviceLost
@@ -108,6 +109,29 @@ def test_a_batch_waits_a_moment_for_an_image_whose_file_is_still_read_and_no_lon
     assert finish(engine, (here, 1, 1)) == [4]
     assert device.batches == [(Encode, 1), (Predict, 1), (Decode, 1)]
     assert not late.outcome.done()
+
+
+def test_a_wait_counts_from_when_the_device_was_given_the_image_though_it_is_at_another() -> None:
+    lasts_s, begun, first, second = 0.1, threading.Event(), image(1), image(1)
+
+    def is_long_at_the_first() -> None:
+        if not begun.is_set():
+            begun.set()
+            threading.Event().wait(lasts_s)
+
+    engine, before = engine_of(Doubler(before=is_long_at_the_first)), waited_s()
+    engine.submit(first, lambda: steps(1, 1))
+    with running(engine):
+        assert begun.wait(ENDS_S)
+        engine.submit(second, lambda: steps(1, 1))
+        second.outcome.result(ENDS_S)
+    assert waited_s() - before >= lasts_s / 2
+
+
+def waited_s() -> float:
+    """Of all Encodes until now, for their batches."""
+    samples = next(iter(BATCH_WAIT.collect())).samples
+    return sum(s.value for s in samples if s.name.endswith("_sum") and s.labels["stage"] == "encode")
 
 
 def test_only_the_culprit_fails() -> None:

@@ -79,11 +79,6 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
         table.rows.append(_row("0.7 × capacity, one size, at random moments", seen, _mean_fill(service)))
         in_time = _share_in_time(service)
     table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
-    wait = _wait(seen)
-    table.claim(
-        f"at 0.7 load the p99 wait, {wait:.3f} s, is at most the maximum wait + 3 batches, {WAIT_S:.3f} s",
-        holds=wait <= WAIT_S,
-    )
     ideal = ideal_requests(per_second, Policy(8, MAX_WAIT_S))
     least = Seen(seconds=[each.seconds for each in ideal], lasted_s=len(ideal) / per_second)
     table.rows.append(_row("the same, simulated: a server that loses no time", least, math.nan))
@@ -92,8 +87,14 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
         f"the same choices and loses no time, {least.percentile(0.99):.3f} s",
         holds=seen.percentile(0.99) <= NEAR * least.percentile(0.99),
     )
-    waits = float(np.percentile([each.waited_s for each in ideal], 99))
-    table.notes.append(f"Of the three waits of a request together the p99 is {waits:.3f} s on that server.")
+    its_own = 0.7 * 8 / (OPS * BATCH_S)
+    at_its_own = [each.seconds for each in ideal_requests(its_own, Policy(8, MAX_WAIT_S))]
+    table.notes.append(
+        f"The bound, {WAIT_S:g} s, is one op's: the batch at hand and one of each stage that goes before it. A request "
+        f"waits three times; its p99 less three full batches is {_wait(seen):.3f} s here, and "
+        f"{np.percentile(at_its_own, 99) - OPS * BATCH_S:.3f} s on that server at 0.7 of its own capacity, "
+        f"{its_own:.1f} images/s."
+    )
     table.claim(
         f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most the maximum wait + 3 batches, {WAIT_S:g} s, for "
         "their batch (at least 99 %)",

@@ -55,7 +55,7 @@ class Engine:
 
     def submit(self, image: Image, begin: Callable[[], Steps]) -> None:
         """Give the device an image; its `outcome` tells how it went."""
-        image.begin = begin
+        image.begin, image.since = begin, time.monotonic()
         self._put(image)
 
     def stop(self) -> None:
@@ -232,7 +232,8 @@ class Engine:
             self._charge(image, stage, time.monotonic() - began)
             image.results = [None] * len(ops)
             image.ahead = image.ahead[1:]
-            self._ready += ready_ops(image, ops, self._max_batch_pixels, time.monotonic())
+            since = image.since if results is None else time.monotonic()
+            self._ready += ready_ops(image, ops, self._max_batch_pixels, since)
 
     def _fail(self, image: Image, error: Exception) -> None:
         self._forget(image)

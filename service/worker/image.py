@@ -36,6 +36,8 @@ class Image:
     weight: float = 1.0
     begin: Callable[[], Steps] | None = None
     """Starts it, on the device thread; None as long as its file is being read."""
+    since: float = 0.0
+    """When the device was given it: what its first ops wait counts from here, whatever the device was at."""
     outcome: "Future[Tensor]" = field(default_factory=Future)
     """Cancel it, and the image is dropped before its next batch."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -66,8 +68,8 @@ class ReadyOp(Ready):
     place: int
 
 
-def ready_ops(image: Image, ops: Sequence[Op], max_pixels: int, now: float) -> list[ReadyOp]:
-    """What the image waits for from now on. `max_pixels`: the most in one batch of Encode or Decode."""
+def ready_ops(image: Image, ops: Sequence[Op], max_pixels: int, since: float) -> list[ReadyOp]:
+    """What the image waits for since then. `max_pixels`: the most in one batch of Encode or Decode."""
     work = work_of(ops[0])
     image.group = image.group_of(work)
     stage = Stage[work.kind.upper()]
@@ -75,7 +77,7 @@ def ready_ops(image: Image, ops: Sequence[Op], max_pixels: int, now: float) -> l
     most = BATCH_SIZES[0] if stage is Stage.PREDICT else max(1, max_pixels // work.pixels)
     taken = peak_bytes(work, 1, image.each)
     return [
-        ReadyOp(image.group, stage, image.priority, image.client, now, taken, most, image, op, place)
+        ReadyOp(image.group, stage, image.priority, image.client, since, taken, most, image, op, place)
         for place, op in enumerate(ops)
     ]
 
