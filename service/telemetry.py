@@ -59,7 +59,7 @@ BATCH_FILL = Histogram(
 )
 BATCH_WAIT = Histogram(
     "omgsr_batch_wait_seconds",
-    "From when an op could run to the start of its batch.",
+    "From when an op waits for nothing but its turn to the start of its batch.",
     ("model", "stage"),
     buckets=(0.005, 0.01, 0.025, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 30, 60),
     registry=WORKER_METRICS,

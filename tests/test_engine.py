@@ -112,20 +112,42 @@ def test_a_batch_waits_a_moment_for_an_image_whose_file_is_still_read_and_no_lon
 
 
 def test_a_wait_counts_from_when_the_device_was_given_the_image_though_it_is_at_another() -> None:
-    lasts_s, begun, first, second = 0.1, threading.Event(), image(1), image(1)
+    lasts_s, first, second = 0.1, image(1), image(1)
+    device = LongAtTheFirst(lasts_s)
+    engine, before = engine_of(device), waited_s()
+    device.submits(engine, first, second)
+    assert waited_s() - before >= lasts_s
 
-    def is_long_at_the_first() -> None:
-        if not begun.is_set():
-            begun.set()
+
+def test_what_lacks_memory_does_not_wait_for_its_batch_yet() -> None:
+    lasts_s, first, second = 1.0, image(1), image(1)
+    device = LongAtTheFirst(lasts_s)
+    engine, before = engine_of(device, budget=lone_bytes(works(1), EACH)), waited_s()
+    device.submits(engine, first, second)
+    assert waited_s() - before <= lasts_s / 2
+
+
+class LongAtTheFirst(Doubler):
+    """It takes some time for its first batch, from when it was given another image on."""
+
+    def __init__(self, lasts_s: float) -> None:
+        self._begun, self._given = threading.Event(), threading.Event()
+        super().__init__(before=lambda: self._rest(lasts_s))
+
+    def _rest(self, lasts_s: float) -> None:
+        if not self._begun.is_set():
+            self._begun.set()
+            assert self._given.wait(ENDS_S)
             threading.Event().wait(lasts_s)
 
-    engine, before = engine_of(Doubler(before=is_long_at_the_first)), waited_s()
-    engine.submit(first, lambda: steps(1, 1))
-    with running(engine):
-        assert begun.wait(ENDS_S)
-        engine.submit(second, lambda: steps(1, 1))
-        second.outcome.result(ENDS_S)
-    assert waited_s() - before >= lasts_s / 2
+    def submits(self, engine: Engine, first: Image, second: Image) -> None:
+        """The second while it is at the first; until both are done."""
+        engine.submit(first, lambda: steps(1, 1))
+        with running(engine):
+            assert self._begun.wait(ENDS_S)
+            engine.submit(second, lambda: steps(1, 1))
+            self._given.set()
+            second.outcome.result(ENDS_S)
 
 
 def waited_s() -> float:

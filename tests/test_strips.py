@@ -146,8 +146,12 @@ def test_what_strips_cannot_do_exactly_is_refused(mini: AutoencoderKL) -> None:
         Strips(mini, 100)
     with pytest.raises(ValueError, match="multiples of 8"):
         Strips(mini, 64).encode_mode(torch.zeros(1, 3, 64, 60))
-    with pytest.raises(ValueError, match="plain residual blocks"):
-        Strips(AutoencoderKL(act_fn="relu", block_out_channels=(32,)), 64)
+    relu = small()
+    relu.register_to_config(act_fn="relu")
+    with pytest.raises(ValueError, match="SiLU"):
+        Strips(relu, 64)
+    with pytest.raises(ValueError, match="several levels"):
+        Strips(AutoencoderKL(block_out_channels=(32,)), 64)
     strange = small()
     strange.decoder.conv_out = nn.Conv2d(8, 3, 5, padding=2)
     with pytest.raises(ValueError, match="do not know this layer"):

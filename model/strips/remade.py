@@ -12,7 +12,7 @@ class Remade(Map):
     """What `layer` makes of `source`, both of equal height. Strips that are put, or added to, are kept from then on.
 
     The encoder's first map: of a picture's three channels come a hundred, and with the branch beside it this map would
-    be half of what an image takes.
+    be half of what an image takes. A pass over the strips keeps all of them or none.
     """
 
     def __init__(self, source: Map, layer: Layer, device: torch.device, host: Host) -> None:
@@ -48,3 +48,7 @@ class Remade(Map):
         strip += self.window(index)
         self.put(index, strip)
         return strip
+
+    def drop(self, index: int) -> None:
+        """Give back what is kept."""
+        self._strips.pop(index, None)

@@ -48,6 +48,7 @@ class Strips:
         self._factor = 2 ** (len(config.block_out_channels) - 1)
         if rows < 1 or rows % self._factor:
             raise ValueError(f"rows of a strip must be a multiple of {self._factor} pixels, got {rows}")
+        # Of one level a strip may be a single row, and what is made anew reads two of its neighbour.
         kinds = {*config.down_block_types, *config.up_block_types}
         if config.act_fn != "silu" or not kinds <= BLOCKS or self._factor == 1:
             raise ValueError("strips know autoencoders of several levels, plain residual blocks and SiLU: run it whole")

@@ -35,7 +35,7 @@ class Ready:
     priority: int
     client: str
     since: float
-    """When it became ready: seconds on the clock of `now`."""
+    """From when on it waits for nothing but its turn: seconds on the clock of `now`."""
     bytes: int
     """Device memory that it takes while it runs."""
     most: int

@@ -1,5 +1,6 @@
 """The device thread: takes the ops of many images, runs them in batches, hands the results back."""
 
+import math
 import time
 from collections import Counter
 from collections.abc import Callable, Hashable, Mapping, Sequence
@@ -45,6 +46,8 @@ class Engine:
         self._ready: list[ReadyOp] = []
         self._shares = Shares()
         self._starved = 0
+        self._full_at = -math.inf
+        """When an image last had to wait for memory."""
         self._busy_since: float | None = None
         self._stopped = False
         self._lost: DeviceLost | None = None
@@ -55,7 +58,7 @@ class Engine:
 
     def submit(self, image: Image, begin: Callable[[], Steps]) -> None:
         """Give the device an image; its `outcome` tells how it went."""
-        image.begin, image.since = begin, time.monotonic()
+        image.since, image.begin = time.monotonic(), begin
         self._put(image)
 
     def stop(self) -> None:
@@ -145,6 +148,7 @@ class Engine:
             if image.steps is not None or image.begin is None:
                 continue
             if not self._fits(image):
+                self._full_at = time.monotonic()
                 return
             try:
                 image.steps = image.begin()
@@ -232,7 +236,7 @@ class Engine:
             self._charge(image, stage, time.monotonic() - began)
             image.results = [None] * len(ops)
             image.ahead = image.ahead[1:]
-            since = image.since if results is None else time.monotonic()
+            since = max(image.since, self._full_at) if results is None else time.monotonic()
             self._ready += ready_ops(image, ops, self._max_batch_pixels, since)
 
     def _fail(self, image: Image, error: Exception) -> None:

@@ -37,7 +37,7 @@ class Image:
     begin: Callable[[], Steps] | None = None
     """Starts it, on the device thread; None as long as its file is being read."""
     since: float = 0.0
-    """When the device was given it: what its first ops wait counts from here, whatever the device was at."""
+    """When the device was given it: its first ops wait from then on, also while the device is at others."""
     outcome: "Future[Tensor]" = field(default_factory=Future)
     """Cancel it, and the image is dropped before its next batch."""
     seconds: dict[str, float] = field(default_factory=dict)
@@ -69,7 +69,7 @@ class ReadyOp(Ready):
 
 
 def ready_ops(image: Image, ops: Sequence[Op], max_pixels: int, since: float) -> list[ReadyOp]:
-    """What the image waits for since then. `max_pixels`: the most in one batch of Encode or Decode."""
+    """What the image waits for, since that moment. `max_pixels`: the most in one batch of Encode or Decode."""
     work = work_of(ops[0])
     image.group = image.group_of(work)
     stage = Stage[work.kind.upper()]
