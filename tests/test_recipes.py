@@ -58,6 +58,8 @@ def test_extending_replaces_fields_one_by_one(tmp_path: Path) -> None:
         ({"degradation": {"scale": 3}}, "multiple of degradation"),
         ({"mid_timestep": 1000}, "mid_timestep"),
         ({"optimization": {"seed": -1}}, "optimization.seed"),
+        ({"pairs": {"lq": "lq", "hq": "hq"}}, "exactly one of data and pairs"),
+        ({"data": None}, "exactly one of data and pairs"),
     ],
 )
 def test_a_recipe_that_cannot_train_is_refused(tmp_path: Path, change: dict, match: str) -> None:

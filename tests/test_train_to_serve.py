@@ -62,3 +62,16 @@ def test_a_field_that_does_not_exist_is_named(tmp_path: Path) -> None:
     said, _ = process.communicate(timeout=120)
     assert process.returncode == 1
     assert "optimization.learning_rate" in said
+
+
+def test_a_run_on_pairs_is_a_variant_whose_card_names_them(tmp_path: Path) -> None:
+    for name, file in (("lq", "coffee_x4.png"), ("hq", "coffee.jpg")):
+        (tmp_path / name).mkdir()
+        with Image.open(PHOTOS / file) as image:
+            image.convert("RGB").save(tmp_path / name / "coffee.png")
+    pairs = {"lq": str(tmp_path / "lq"), "hq": str(tmp_path / "hq")}
+    recipe = tiny_recipe(tmp_path, steps=2) | {"data": None, "pairs": pairs, "mid_timestep": None}
+    finish(start(write_recipe(recipe)))
+    assert verify_variant(Path(recipe["run"])) == []
+    card = (Path(recipe["run"]) / "README.md").read_text()
+    assert all(fact in card for fact in (*pairs.values(), "pairs made before", "2 of 1 pairs"))

@@ -57,7 +57,6 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
     """The model card in Markdown: what was trained, on what, by what, for how long."""
     opt, adapters = recipe.optimization, recipe.adapters
     terms = ", ".join(f"{weight:g} × {name}" for name, weight in recipe.weights.model_dump().items() if weight)
-    sources = ", ".join(str(source.path) for source in recipe.data.sources)
     rows = {
         "base": f"`{variant.base.id}` {variant.base.revision}, sha256 {variant.base.sha256[:12]}…",
         "family": variant.family,
@@ -65,7 +64,7 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
         "decoder": "trained" if opt.decoder_lr_factor else "the base's",
         "mid-timestep": variant.mid_timestep,
         "prompt": variant.prompt.text or "empty",
-        "data": f"{sources}, crops of {recipe.crop} px, Real-ESRGAN degradation",
+        "data": _data(recipe),
         "objective": terms,
         "backbones": _backbones(recipe),
         "steps": f"{position.step} of {opt.batch * opt.accumulate} pairs a process, {position.seconds / 3600:.2f} h",
@@ -75,6 +74,14 @@ def card(recipe: Recipe, variant: Variant, position: Position) -> str:
     lines = [f"| {name} | {value} |" for name, value in rows.items()]
     metrics = "Not measured yet: `omgsr evaluate --lq DIR --hq DIR --model FOLDER` gives the figures."
     return "\n".join([f"# {variant.name}", "", "| | |", "|---|---|", *lines, "", "## Measured", metrics, ""])
+
+
+def _data(recipe: Recipe) -> str:
+    if recipe.pairs is not None:
+        return f"pairs made before, {recipe.pairs.lq} and {recipe.pairs.hq}, crops of {recipe.crop} px"
+    assert recipe.data is not None
+    sources = ", ".join(str(source.path) for source in recipe.data.sources)
+    return f"{sources}, crops of {recipe.crop} px, Real-ESRGAN degradation"
 
 
 def _backbones(recipe: Recipe) -> str:

@@ -8,6 +8,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, model_validator
 from model.train.config import Strict
 from model.train.data import Data
 from model.train.degradation import Degradation
+from model.train.twins import Folders
 
 
 class Weights(Strict):
@@ -112,7 +113,8 @@ class Recipe(Strict):
     base_id: str = Field(description="the base's name, e.g. stabilityai/sd-turbo")
     base_revision: str = ""
     prompt: Path = Field(description="safetensors file of the prompt's embeddings")
-    data: Data
+    data: Data | None = Field(default=None, description="photos that are damaged here; give these or pairs")
+    pairs: Folders | None = Field(default=None, description="pairs that were made before")
     crop: int = Field(gt=0, multiple_of=16, description="side of the training images, in pixels")
     degradation: Degradation = Degradation()
     mid_timestep: int | None = Field(default=None, ge=0, lt=1000, description="null: measured by the SNR criterion")
@@ -130,6 +132,8 @@ class Recipe(Strict):
             raise ValueError("weights: no term looks at what the denoiser makes (ldr does not), so it learns nothing")
         if self.optimization.decoder_lr_factor and not self.weights.pixels:
             raise ValueError("optimization.decoder_lr_factor: no term looks at pixels, so the decoder learns nothing")
+        if (self.data is None) == (self.pairs is None):
+            raise ValueError("give exactly one of data and pairs (null takes away what `extends` brings)")
         if self.crop % self.degradation.scale:
             raise ValueError(f"crop: must be a multiple of degradation.scale, {self.degradation.scale}")
         return self

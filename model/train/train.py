@@ -11,10 +11,10 @@ from accelerate import Accelerator
 from model.analysis.mid_timestep import snr_timestep
 from model.errors import TrainingError
 from model.train.config import load_config
-from model.train.data import Crops, PhotoSet
+from model.train.data import Crops
 from model.train.export import export
 from model.train.omgsr import Omgsr
-from model.train.pairs import Pairs
+from model.train.pairs import Pairs, samples_of
 from model.train.recipe import Recipe
 from model.train.trainer import Trainer
 
@@ -35,8 +35,8 @@ def train(path: Path, *, export_only: bool = False) -> str:
     accelerator = Accelerator(mixed_precision=opt.precision, gradient_accumulation_steps=opt.accumulate)
     check_processes(accelerator)
     torch.manual_seed(opt.seed)
-    crops = Crops(PhotoSet(recipe.data, recipe.run), recipe.crop, opt.seed)
-    pairs = Pairs(crops, recipe.degradation, opt.batch, accelerator.device, opt.workers)
+    samples = samples_of(recipe)
+    pairs = Pairs(samples, recipe.degradation, opt.batch, accelerator.device, opt.workers)
     omgsr = build(recipe, accelerator.device)
     with accelerator.main_process_first():
         omgsr.settle(settled_timestep(recipe, omgsr, pairs))
@@ -46,7 +46,8 @@ def train(path: Path, *, export_only: bool = False) -> str:
     finished = export_only or trainer.run()
     if not accelerator.is_main_process:
         return ""
-    skipped = f"{len(crops.photos.skipped.reasons)} photos were skipped; " if crops.photos.skipped.reasons else ""
+    reasons = samples.photos.skipped.reasons if isinstance(samples, Crops) else {}
+    skipped = f"{len(reasons)} photos were skipped; " if reasons else ""
     if not finished:
         return f"{skipped}stopped and saved; run the same command again to go on"
     export(recipe, trainer.exported(), trainer.position)
