@@ -12,6 +12,7 @@ import numpy as np
 from prometheus_client.metrics_core import Sample
 from prometheus_client.parser import text_string_to_metric_families
 
+from bench.service import optimum
 from bench.service.ideal import batch_s
 from bench.service.ideal import requests as ideal_requests
 from bench.service.load import Seen, Send, closed_loop, open_loop, photos, rest
@@ -94,10 +95,12 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
     )
     its_own = 0.7 * 8 / (OPS * BATCH_S)
     at_its_own = Seen([each.seconds for each in ideal_requests(its_own, Policy(8, MAX_WAIT_S))])
+    best, best_at_its_own = (_wait(Seen(optimum.seconds(rate))) for rate in (per_second, its_own))
     table.notes.append(
         f"A request waits three times, the bound of {WAIT_S:g} s is one op's. Its p99 less three full batches is "
         f"{wait:.3f} s here; of a server that loses no time {_wait(least):.3f} s at the same images/s, and "
-        f"{_wait(at_its_own):.3f} s at 0.7 of its own capacity, {its_own:.1f} images/s."
+        f"{_wait(at_its_own):.3f} s at 0.7 of its own capacity, {its_own:.1f} images/s. With the best choice of "
+        f"batches that there is (bench/service/optimum.py) it has {best:.3f} and {best_at_its_own:.3f} s."
     )
     table.claim(
         f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most the maximum wait + 3 batches, {WAIT_S:g} s, for "
