@@ -47,6 +47,7 @@ async def test_what_a_start_says_reaches_the_worker(api, queue):
 @pytest.mark.parametrize(("given", "expected"), [(None, 20.0), (5.0, 5.0), (500.0, 20.0)])
 async def test_the_call_s_deadline_bounds_its_images_(api, queue, given, expected):
     async with grpc.aio.insecure_channel(api.grpc) as channel:
+        await channel.channel_ready()  # or connecting hides how gRPC rounds the time that is left
         options = {} if given is None else {"deadline_s": given}
         call = UpscaleServiceStub(channel).Upscale(iter(upload("one", photo(), **options)), timeout=20)
         leased = await first_lease(queue)
