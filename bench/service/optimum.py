@@ -6,13 +6,11 @@ time). Solved by value iteration, then tried on images that come at random momen
 """
 
 import math
-import random
-from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.service.ideal import batch_s
+from bench.service.ideal import batch_s, moments
 from service.worker.batching import BATCH_SIZES, Stage
 
 Values = NDArray[np.float64]
@@ -26,12 +24,9 @@ SWEEPS = 100
 """Four times as many change no p99 by a millisecond."""
 
 
-@cache
 def seconds(per_second: float, count: int = 20_000, seed: int = 0) -> list[float]:
     """From arrival to end, of so many images."""
-    draw, now, arrivals = random.Random(seed), 0.0, list[float]()
-    for _ in range(count):
-        arrivals.append((arrivals[-1] if arrivals else 0.0) + draw.expovariate(per_second))
+    now, arrivals = 0.0, moments(per_second, count, seed)
     best, ready, come, taken = _best(per_second), [list[int]() for _ in ORDER], 0, list[float]()
     while len(taken) < count:
         while come < count and arrivals[come] <= now:
