@@ -89,6 +89,8 @@ def test_a_trained_decoder_goes_into_a_base_of_the_variant_s_own(tmp_path: Path)
         after = omgsr.vae.decode(z)
     export(recipe, omgsr, Position())
     assert verify_variant(recipe.run) == []
+    config = Path("vae", "config.json")
+    assert (recipe.run / "base" / config).read_bytes() == (recipe.base / config).read_bytes()
     served, other = OMGSRPipeline.from_variant(recipe.run), build(recipe, torch.device("cpu"))
     with torch.no_grad():
         assert (served.decode(z) - after.clamp(-1, 1)).abs().max() <= 1e-4
@@ -146,6 +148,8 @@ def test_a_base_of_either_family_trains_and_loads(tmp_path: Path, letter: str) -
     path = tmp_path / "base.yaml"
     path.write_text(yaml.safe_dump(config))
     train_base(path)
+    for file in (GOLDEN / letter / "base" / "vae").iterdir():
+        assert (tmp_path / "base" / "vae" / file.name).read_bytes() == file.read_bytes(), "the VAE's hash changes"
     pipe = OMGSRPipeline.from_pretrained(
         tmp_path / "base",
         adapters=None,

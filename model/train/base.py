@@ -4,6 +4,7 @@
 diffusers folder.
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any, Literal, Self
@@ -158,7 +159,10 @@ def export(
     config: BaseConfig, vae: AutoencoderKL, denoiser: SDDenoiser | FluxDenoiser, prompt: dict[str, Tensor]
 ) -> None:
     """Writes the diffusers folder in float16, and the prompt embeddings beside the checkpoints in float32."""
-    vae.half().save_pretrained(config.export / "vae")
+    if config.vae_from is None:
+        vae.half().save_pretrained(config.export / "vae")
+    else:  # as it is: diffusers would write the path that it was loaded from into it, and change its hash
+        shutil.copytree(config.vae_from, config.export / "vae", dirs_exist_ok=True)
     network: Any = denoiser.network.half()
     network.save_pretrained(config.export / FAMILIES[config.family].components[0])
     if config.family == "sd":

@@ -104,6 +104,7 @@ def _own_base(place: Path, base: Path, omgsr: Omgsr) -> None:
     trained, kept = omgsr.vae.autoencoder.state_dict(), autoencoder.state_dict()
     autoencoder.load_state_dict({name: trained.get(name, tensor) for name, tensor in kept.items()})
     autoencoder.save_pretrained(partial / "vae")
+    shutil.copyfile(base / "vae" / "config.json", partial / "vae" / "config.json")  # diffusers adds the path it was at
     if place.is_symlink():
         place.unlink()
     shutil.rmtree(place, ignore_errors=True)
