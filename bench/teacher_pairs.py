@@ -21,6 +21,7 @@ import torch
 from PIL import Image
 
 from bench.against_realesrgan import load_peer
+from model.errors import DataError
 from model.pipeline import to_image
 from model.train.base import BaseConfig
 from model.train.config import load_config
@@ -35,6 +36,9 @@ QUILTS, SWAPPED, TONED = 0.4, 0.4, 0.5
 """Shares: scenes of four parts; parts whose colour channels change places; parts whose tone curve is bent."""
 FLATTEST = 0.015
 """Least mean gradient of a part: half of a soft photo's, so that skies and blurred grounds do not prevail."""
+
+DRAWS = 1000
+"""Of one part, before the photos are taken to be too small or too flat."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,8 +58,8 @@ class Scenes:
         return Sample(image, int(rng.integers(2**63)))
 
     def part(self, rng: np.random.Generator, side: int) -> Pixels:
-        """[side,side,3] of any photo that is large enough."""
-        while True:
+        """[side,side,3] of any photo that is large enough. Raises DataError if none seems to be."""
+        for _ in range(DRAWS):
             photo = self.photos.pixels(int(rng.integers(len(self.photos))))
             least, most = SHRINK[0] * side, 0.0 if photo is None else min(*photo.shape[:2], SHRINK[1] * side)
             if photo is None or most < least:
@@ -66,6 +70,7 @@ class Scenes:
             part = np.asarray(cut.resize((side, side), Image.Resampling.LANCZOS))
             if gradient_energy(part) >= FLATTEST:
                 return varied(part, rng)
+        raise DataError(f"{DRAWS} draws from {len(self.photos)} photos gave no part of {side} px with anything in it")
 
 
 def varied(part: Pixels, rng: np.random.Generator) -> Pixels:
