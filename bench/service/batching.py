@@ -48,7 +48,7 @@ async def measure(lasts_s: float) -> Table:
     table = Table(
         "Batching across requests (stub device)",
         "python -m bench.service batching",
-        ("run", "images/s", "429", "p50 s", "p99 s", "less 3 batches s", "mean fill of Predict"),
+        ("run", "images/s", "429", "p50 s", "p99 s", "p99 wait s", "mean fill of Predict"),
     )
     alone, _ = await _saturated(table, "64 clients, one size, one at a time", 1, ONE_TILE, lasts_s)
     together, _ = await _saturated(table, "64 clients, one size, batches of 8", 8, ONE_TILE, lasts_s)
@@ -80,15 +80,10 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
         table.rows.append(_row("0.7 × capacity, one size, at random moments", seen, _mean_fill(service)))
         in_time = _share_in_time(service)
     table.claim("no 429 at 0.7 load", holds=seen.codes["429"] == 0)
-    queued = float(np.percentile([each["queue"] for each in seen.timings], 99))
+    wait = _wait(seen)
     table.claim(
-        f"at 0.7 load the p99 of a job's wait in the queue, {queued:.3f} s, is at most the maximum wait + 3 batches, "
-        f"{WAIT_S:g} s",
-        holds=queued <= WAIT_S,
-    )
-    table.claim(
-        f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most {WAIT_S:g} s for their batch (at least 99 %)",
-        holds=in_time >= 0.99,
+        f"at 0.7 load the p99 wait, {wait:.3f} s, is at most the maximum wait + 3 batches, {WAIT_S:.3f} s",
+        holds=wait <= WAIT_S,
     )
     ideal = ideal_requests(per_second, Policy(8, MAX_WAIT_S))
     least = Seen(seconds=[each.seconds for each in ideal], lasted_s=len(ideal) / per_second)
@@ -102,11 +97,15 @@ async def _below(table: Table, per_second: float, lasts_s: float) -> None:
     at_its_own = Seen([each.seconds for each in ideal_requests(its_own, Policy(8, MAX_WAIT_S))])
     best, best_at_its_own = (_wait(Seen(optimum.seconds(rate))) for rate in (per_second, its_own))
     table.notes.append(
-        "A request's whole p99 less three full batches, which is all its waits, HTTP and file codecs together, is "
-        f"{_wait(seen):.3f} s here; it is held to nothing. Of a server that loses no time it is {_wait(least):.3f} s "
-        f"at the same images/s, and {_wait(at_its_own):.3f} s at 0.7 of its own capacity, {its_own:.1f} images/s. By "
-        f"the choice of batches with the least mean (bench/service/optimum.py) it is {best:.3f} and "
-        f"{best_at_its_own:.3f} s."
+        f"A request waits three times, the bound of {WAIT_S:g} s is one op's. Its p99 less three full batches is "
+        f"{wait:.3f} s here; of a server that loses no time {_wait(least):.3f} s at the same images/s, and "
+        f"{_wait(at_its_own):.3f} s at 0.7 of its own capacity, {its_own:.1f} images/s. With the best choice of "
+        f"batches that there is (bench/service/optimum.py) it has {best:.3f} and {best_at_its_own:.3f} s."
+    )
+    table.claim(
+        f"at 0.7 load {100 * in_time:.2f} % of the ops waited at most the maximum wait + 3 batches, {WAIT_S:g} s, for "
+        "their batch (at least 99 %)",
+        holds=in_time >= 0.99,
     )
 
 
@@ -119,7 +118,7 @@ async def _above(table: Table, capacity: float, lasts_s: float) -> None:
 
 
 def _wait(seen: Seen) -> float:
-    """p99 less three full batches: HTTP and file codecs count as waiting here, and so does the rest of a full batch."""
+    """p99 of what of a request is not its own three batches: HTTP and file codecs count as waiting here."""
     return float(np.percentile(seen.seconds, 99)) - OPS * BATCH_S if seen.seconds else math.nan
 
 
