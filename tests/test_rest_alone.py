@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 from PIL import Image
+from redis.asyncio import Redis
 
 from service.api.ports import holder
 from service.errors import ProcessingFailed
@@ -103,6 +104,15 @@ async def test_a_client_that_leaves_a_sync_call_cancels_its_job(api, queue):
         call.cancel()
     async with asyncio.timeout(20):
         assert (await queue.wait(leased.job.id)).state is JobState.CANCELLED
+
+
+async def test_a_sync_call_whose_job_the_queue_lost_may_try_again(api, alone, queue):
+    call = asyncio.create_task(alone.post("/v1/upscale", files={"image": ("a.png", photo())}))
+    lost = await first_lease(queue)
+    async with Redis.from_url(api.server.url) as server:
+        await server.flushall()
+        await server.xadd("{omgsr}:ended", {"id": lost.job.id})  # else looked up after half a minute
+    assert f"lost the job {lost.job.id}" in check_problem(await call, 503, "unavailable")
 
 
 async def test_priority_and_options_reach_the_job(alone, queue):

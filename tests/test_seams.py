@@ -25,13 +25,18 @@ def pipe() -> OMGSRPipeline:
     return OMGSRPipeline.from_variant(ROOT / "model" / "weights" / "omgsr-s-mini")
 
 
-@pytest.fixture(scope="module")
-def z_l(pipe: OMGSRPipeline) -> Tensor:
-    """A real photo as a latent of 128 × 96, six tiles of the mini; much of it is sky, where a seam would show most."""
-    with Image.open(ROOT / "tests" / "data" / "photos" / "rocket.jpg") as image:
+def latent(pipe: OMGSRPipeline, name: str) -> Tensor:
+    """A real photo as a latent of 128 × 96, six tiles of the mini."""
+    with Image.open(ROOT / "tests" / "data" / "photos" / f"{name}.jpg") as image:
         photo = image.convert("RGB").resize((192, 256), Image.Resampling.LANCZOS)
     (encode,) = next(pipe.upscale(to_pixels(photo), scale=4))
     return pipe.encode(encode.tensor[None])[0]
+
+
+@pytest.fixture(scope="module", params=["raccoon", "rocket"])
+def z_l(pipe: OMGSRPipeline, request: pytest.FixtureRequest) -> Tensor:
+    """Fur, and much sky, where a seam shows most."""
+    return latent(pipe, request.param)
 
 
 @pytest.fixture(scope="module")
@@ -89,9 +94,10 @@ def test_tiles_end_where_nobody_sees_it(boxes: list[Box], tiled: Tensor, whole: 
     assert seam_ratio(tiled, boxes) == pytest.approx(seam_ratio(whole, boxes), rel=0.05)
 
 
-def test_without_an_overlap_it_would_show(pipe: OMGSRPipeline, z_l: Tensor, whole: Tensor) -> None:
-    abutting = grid(*z_l.shape[-2:], replace(pipe.geometry, overlap=0))
-    assert seam_ratio(made_on(pipe, z_l, abutting), abutting) > 1.05 * seam_ratio(whole, abutting)
+def test_without_an_overlap_it_would_show(pipe: OMGSRPipeline) -> None:
+    sky = latent(pipe, "rocket")  # in fur even the seams of abutting tiles are lost
+    abutting = grid(*sky.shape[-2:], replace(pipe.geometry, overlap=0))
+    assert seam_ratio(made_on(pipe, sky, abutting), abutting) > 1.05 * seam_ratio(made_on(pipe, sky), abutting)
 
 
 def test_the_grid_is_the_one_that_the_pipeline_uses(pipe: OMGSRPipeline, z_l: Tensor) -> None:

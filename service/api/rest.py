@@ -14,6 +14,7 @@ from service.api.dependencies import Admitting, Calling
 from service.api.jobs import image_answer, job_answer
 from service.api.submit import Admission, Submitted, parse_options
 from service.api.views import ModelsView
+from service.api.watch import just_in_line
 from service.errors import BadRequest, Unavailable
 from service.job import JobStatus
 from service.telemetry import rejections_counted
@@ -68,7 +69,8 @@ async def upscale(
     request.state.model, request.state.job_id = submitted.job.options.model, submitted.job.id
     headers = {JOINED: "true"} if submitted.joined else {}
     if wants_job:
-        status = await admission.queue.status(submitted.job.id)
+        with just_in_line(submitted.job.id):
+            status = await admission.queue.status(submitted.job.id)
         headers |= {"Location": f"/v1/jobs/{status.job.id}", "Preference-Applied": _ASYNC}
         return job_answer(status, 202, headers)
     answer = await image_answer(request, admission, await _end_or_leave(request, admission, submitted, kept=bool(key)))

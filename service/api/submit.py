@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from service.api.auth import Caller
 from service.api.offer import Offer
-from service.api.watch import Watch
+from service.api.watch import Watch, just_in_line
 from service.errors import BadOption, BadRequest, KeyReused, TooManyRequests, Unavailable, WorkersTooOld
 from service.images import inspect
 from service.job import Job, JobStatus, UpscaleOptions
@@ -183,7 +183,8 @@ class Admission:
         return Submitted(job, receipt.position, joined=False, finished=self._watch.begin(job))
 
     async def _join(self, job_id: str) -> Submitted:
-        status = await self.queue.status(job_id)
+        with just_in_line(job_id):
+            status = await self.queue.status(job_id)
         return Submitted(status.job, status.position or 0, joined=True, finished=self._watch.join(status.job))
 
     async def _forget(self, job: Job) -> None:

@@ -1,17 +1,30 @@
 """The jobs that this process has an eye on: how they end, and word to the queue that somebody waits."""
 
 import asyncio
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import structlog
 
-from service.errors import Unavailable
+from service.errors import JobNotFound, Unavailable
 from service.job import Job, JobStatus
 from service.queue.queue import Queue
 from service.telemetry import record_finished
 
 _log = structlog.get_logger(__name__)
+
+
+@contextmanager
+def just_in_line(job_id: str) -> Iterator[None]:
+    """Who put the job in line a moment ago has its id right: the queue's server has lost it, and takes it again.
+
+    Raises Unavailable in place of JobNotFound.
+    """
+    try:
+        yield
+    except JobNotFound as error:
+        raise Unavailable(f"The queue has lost the job {job_id}.", "Send the photo again.") from error
 
 
 class Watch:
@@ -33,7 +46,7 @@ class Watch:
 
     def join(self, job: Job) -> asyncio.Task[JobStatus]:
         """The end of a job that another request began, and which is counted there."""
-        return self._start(self._queue.wait(job.id))
+        return self._start(self._end(job.id))
 
     def close(self) -> None:
         """Watch no more."""
@@ -51,9 +64,13 @@ class Watch:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("lost sight of a job", error=repr(error))
 
+    async def _end(self, job_id: str) -> JobStatus:
+        with just_in_line(job_id):
+            return await self._queue.wait(job_id)
+
     async def _counted(self, job_id: str) -> JobStatus:
         try:
-            status = await self._queue.wait(job_id)
+            status = await self._end(job_id)
         finally:
             self._attended.discard(job_id)
         record_finished(status)
