@@ -74,13 +74,14 @@ def write(rows: list[Row], out: Path) -> None:
         by_choice[row["choice"]].append(row)
     print("| t_m |", " | ".join(METRICS), "|\n|---|" + "---:|" * len(METRICS))
     for choice, runs in by_choice.items():
-        cells = [[row[name] for row in runs] for name in METRICS]
-        print(
-            f"| {choice} |",
-            " | ".join(f"{statistics.mean(cell):#.4g} ± {statistics.stdev(cell):.2g}" for cell in cells),
-            "|",
-        )
+        cells = [told([row[name] for row in runs]) for name in METRICS]
+        print(f"| {choice} |", " | ".join(cells), "|")
     plot(by_choice, out)
+
+
+def told(scores: list[float]) -> str:
+    spread = f" ± {statistics.stdev(scores):.2g}" if len(scores) > 1 else ""
+    return f"{statistics.mean(scores):#.4g}{spread}"
 
 
 def plot(by_choice: dict[str, list[Row]], out: Path) -> None:
